@@ -1,0 +1,91 @@
+r"""The final answer of a response: its last balanced \boxed{...} or \fbox{...}, in linear time.
+
+Text up to the last </think> is not an answer. Braces are matched, \{ and \} do not count. A box
+that never closes is a truncated answer, not a shorter one. An empty last box defers to the one
+before it. Boxes joined by nothing but "or", "and" or a comma are one answer with several values.
+"""
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*(?:\{|[0-9]+)|\\.|[{}]", re.DOTALL)
+_JOINT = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\text\{|\}|\b(?:or|and)\b)*")
+_MAX_JOINT_CHARS = 40
+_BLANK = re.compile(r"(?:\s|~|\$|\\[,;:! ])*")
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The answer text; None with the reason why there is none: no_answer | truncated."""
+
+    text: str | None
+    reason: str
+
+
+@dataclass(slots=True)
+class _Box:
+    start: int  # of its backslash
+    inside: int
+    end: int | None  # of its inside; None while open
+
+
+def extract_boxed(response: str) -> Extraction:
+    """The answer that the response boxes last; see the rules above."""
+    text = response.rpartition("</think>")[2]
+    boxes = [box for box in _boxes(text) if not _is_blank(text, box)]
+    if not boxes:
+        return Extraction(None, "no_answer")
+    last = boxes[-1]
+    if last.end is None:
+        return Extraction(None, "truncated")
+    closed = (box for box in boxes if box.end is not None)
+    outer = next(box for box in closed if box.start <= last.start and box.end >= last.end)
+    values = [text[outer.inside : outer.end]]
+    while before := _joined_before(text, boxes, outer):
+        values.append(text[before.inside : before.end])
+        outer = before
+    return Extraction(" , ".join(_unboxed(value) for value in reversed(values)), "")
+
+
+def _boxes(text: str) -> list[_Box]:
+    """Every box in the order in which it opens; one pass."""
+    first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=None)
+    found: list[_Box] = []
+    stack: list[_Box | None] = []  # a box per brace that opens one, None for any other brace
+    for match in _TOKEN.finditer(text, first) if first is not None else ():
+        token = match.group()
+        if token == "}":
+            box = stack.pop() if stack else None
+            if box is not None:
+                box.end = match.start()
+        elif token == "{":
+            stack.append(None)
+        elif token[-1] == "{" and len(token) > 2:
+            found.append(_Box(match.start(), match.end(), None))
+            stack.append(found[-1])
+        elif token[-1].isdigit() and len(token) > 2:
+            digits = len(token) - len(token.rstrip("0123456789"))
+            found.append(_Box(match.start(), match.end() - digits, match.end()))
+    return found
+
+
+def _is_blank(text: str, box: _Box) -> bool:
+    if box.end is None:
+        return False
+    return _BLANK.fullmatch(text, box.inside, box.end) is not None
+
+
+def _joined_before(text: str, boxes: list[_Box], box: _Box) -> _Box | None:
+    """The closed box that ends just before `box` with only a joint between, or None."""
+    for before in reversed(boxes):
+        if before.end is None or before.end >= box.start:
+            continue
+        gap = text[before.end + 1 : box.start]
+        is_joint = len(gap) <= _MAX_JOINT_CHARS and _JOINT.fullmatch(gap)
+        return before if is_joint and re.search(r"or|and|[,;]", gap) else None
+    return None
+
+
+def _unboxed(text: str) -> str:
+    """Without the commands of boxes inside; their braces stay and group."""
+    return re.sub(r"\\+(?:boxed|fbox)(?=\s*[{0-9])", "", text)
