@@ -1,0 +1,67 @@
+"""Causal attention over packed sequences, without padding and without a [T, T] mask.
+
+transformers calls it for every layer as the attention implementation "nsr_packed". The lengths of
+the packed sequences travel as the model keyword `sequence_lengths`; neighbours of equal length are
+batched into one scaled_dot_product_attention call, so packing sorts by length.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+PACKED_ATTENTION = "nsr_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,  # [1, Hq, T, d]
+    key: torch.Tensor,  # [1, Hkv, T, d]
+    value: torch.Tensor,  # [1, Hkv, T, d]
+    attention_mask: torch.Tensor | None,
+    *,
+    sequence_lengths: Sequence[int],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Each of the packed sequences attends causally to itself only. Returns ([1, T, Hq, d], None)."""
+    if attention_mask is not None:
+        raise ValueError("attention_mask: expected None for packed sequences, got a mask")
+    if sum(sequence_lengths) != query.shape[2]:
+        raise ValueError(
+            f"sequence_lengths: expected a sum of T={query.shape[2]}, got {sum(sequence_lengths)}"
+        )
+    outputs = []
+    for start, count, length in _equal_length_runs(sequence_lengths):
+        q, k, v = (_unpack(x, start, count, length) for x in (query, key, value))
+        out = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
+        )
+        outputs.append(out.transpose(1, 2).reshape(1, count * length, *_heads(out)))
+    return torch.cat(outputs, dim=1), None
+
+
+def _equal_length_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    start = 0
+    for length, run in groupby(lengths):
+        count = sum(1 for _ in run)
+        yield start, count, length
+        start += count * length
+
+
+def _unpack(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
+    part = x[0, :, start : start + count * length]  # [H, count * length, d]
+    return part.unflatten(1, (count, length)).transpose(0, 1)  # [count, H, length, d]
+
+
+def _heads(out: torch.Tensor) -> tuple[int, int]:
+    return out.shape[1], out.shape[3]
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)

@@ -1,0 +1,44 @@
+"""Checkpoints in Hugging Face format that transformers and vLLM load, plus the trainer's state."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nsr_fast.train.optimizer import PolicyOptimizer
+
+
+def save_checkpoint(
+    folder: Path,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: PolicyOptimizer,
+    round_index: int,
+) -> None:
+    """Write `folder` whole or not at all (a temporary neighbour is renamed at the end)."""
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    policy.save_pretrained(unfinished, state_dict=_own_tensors(policy))
+    tokenizer.save_pretrained(unfinished)
+    torch.save(
+        {"round": round_index, "optimizer": optimizer.state_dict()},
+        unfinished / "trainer_state.pt",
+    )
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+
+
+def _own_tensors(policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state dict out of the engine's fused storage; tied names keep one tensor."""
+    copies: dict[tuple, torch.Tensor] = {}
+    state = {}
+    for name, tensor in policy.state_dict().items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in copies:
+            copies[key] = tensor.detach().cpu().clone()
+        state[name] = copies[key]
+    return state
