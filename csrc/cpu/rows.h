@@ -1,0 +1,46 @@
+// Interface between the binding and the row kernel, which is compiled once per instruction set.
+#pragma once
+#include <cstdint>
+
+namespace nsr {
+
+enum class TileType : int { float32 = 0, bfloat16 = 1 };
+
+// One tile of logits [rows, vocab], unit stride along vocab; `stride` counts elements.
+struct Tile {
+  void* logits;
+  int64_t rows, vocab, stride;
+  TileType type;
+  const int64_t* target;  // [rows] in [0, vocab), checked by the caller
+  float temperature;
+  float softcap;  // 0: none
+  int num_threads;
+};
+
+// All [rows]; greedy holds 0 or 1.
+struct StatsOut {
+  float *logprob, *entropy, *lse, *sum_p2, *sum_p2_logp;
+  uint8_t* greedy;
+};
+
+// dL/dlogprob and dL/dentropy of each row; e may be null.
+struct Coefficients {
+  const float *c, *e;
+};
+
+// What row_grad reads beside the logits.
+struct Saved {
+  const float *lse, *entropy;
+};
+
+struct RowKernels {
+  const char* isa;
+  void (*stats)(const Tile&, const StatsOut&);
+  void (*grad)(const Tile&, const Saved&, const Coefficients&);
+  void (*stats_grad)(const Tile&, const StatsOut&, const Coefficients&);
+};
+
+// Defined by rows.cpp, one per object; the last two exist on x86-64 only.
+extern const RowKernels kernels_baseline, kernels_avx2, kernels_avx512;
+
+}  // namespace nsr
