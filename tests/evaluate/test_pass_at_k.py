@@ -54,8 +54,9 @@ def test_interval_collapses_when_every_problem_is_equal():
 
 
 def test_seeds_are_averaged_before_the_bootstrap():
-    one = pass_at_k_curve([2, 6], 8, [1])
-    assert pass_at_k_curve([[0, 8], [4, 4]], 8, [1]) == one
+    one, two = pass_at_k_curve([2, 6], 8, [1]), pass_at_k_curve([[0, 8], [4, 4]], 8, [1])
+    assert two.pass_at_k == pytest.approx(one.pass_at_k)
+    assert (two.low, two.high) == (pytest.approx(one.low), pytest.approx(one.high))
 
 
 def test_paired_difference_is_narrower_than_two_separate_intervals():
