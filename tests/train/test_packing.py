@@ -1,0 +1,71 @@
+"""Packing: layout, budget, and equality with one sequence at a time."""
+
+import pytest
+import torch
+from sequences import make_sequences
+from transformers import AutoModelForCausalLM
+
+from nsr_fast.train.attention import PACKED_ATTENTION, packed_attention
+from nsr_fast.train.packing import pack, split_minibatches
+from nsr_fast.train.policy import hidden_states
+
+CPU = torch.device("cpu")
+
+
+def test_pack_puts_every_target_after_the_row_that_predicts_it():
+    for batch in pack(make_sequences([1, 5, 3, 5]), 20, CPU):
+        assert torch.equal(batch.input_ids[0, batch.row + 1], batch.target)
+        assert batch.input_ids.shape == batch.position_ids.shape
+        assert sum(batch.sequence_lengths) == batch.input_ids.shape[1]
+
+
+def test_pack_keeps_the_budget_and_takes_the_longest_first():
+    batches = pack(make_sequences([2, 9, 4, 4, 1, 7]), 16, CPU)
+    sizes = [batch.input_ids.shape[1] for batch in batches]
+    assert all(size <= 16 for size in sizes)
+    assert batches[0].sequence_lengths[0] == 13
+    assert sum(sizes) == sum(n + 4 for n in [2, 9, 4, 4, 1, 7])
+
+
+def test_pack_gives_a_sequence_over_the_budget_a_batch_of_its_own():
+    batches = pack(make_sequences([30, 2]), 8, CPU)
+    assert [batch.sequence_lengths for batch in batches] == [(34,), (6,)]
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "sizes"), [(7, 3, [2, 2, 3]), (2, 4, [1, 1]), (0, 2, [])]
+)
+def test_split_minibatches_is_even_and_never_empty(count, parts, sizes):
+    assert [len(part) for part in split_minibatches(make_sequences([2] * count), parts)] == sizes
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_packed_hidden_states_equal_one_by_one_in_float64(checkpoint, family):
+    folder = checkpoint(family)
+    packed = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation=PACKED_ATTENTION
+    )
+    eager = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    )
+    for model in (packed, eager):  # sharper attention, so that leaking neighbours would show
+        for name, parameter in model.named_parameters():
+            if "q_proj.weight" in name or "k_proj.weight" in name:
+                parameter.data *= 20
+    sequences = make_sequences([7, 19, 33, 5, 19, 1])
+    (batch,) = pack(sequences, 1000, CPU)
+    got = hidden_states(packed, batch)
+    expected = []
+    for sequence in batch.sequences:
+        ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
+        hidden = eager.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        expected.append(hidden[len(sequence.prompt_ids) - 1 : -1])
+    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-10)
+
+
+def test_packed_attention_refuses_a_mask_and_wrong_lengths():
+    q = torch.randn(1, 2, 6, 8)
+    with pytest.raises(ValueError, match="attention_mask: expected None"):
+        packed_attention(torch.nn.Identity(), q, q, q, torch.ones(1, 6), sequence_lengths=[6])
+    with pytest.raises(ValueError, match="sequence_lengths: expected a sum of T=6, got 5"):
+        packed_attention(torch.nn.Identity(), q, q, q, None, sequence_lengths=[5])
