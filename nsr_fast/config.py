@@ -7,7 +7,7 @@ num_generations; micro-batching is automatic. An unknown key or a wrong value is
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -78,7 +78,7 @@ class Config(BaseModel):
 def load_config(file: str | None, overrides: Mapping[str, str]) -> Config:
     """Read FILE (YAML) and apply `overrides` (key -> text, as typed on the command line)."""
     values = _read_yaml(file) if file else {}
-    values |= {key: None if text in ("none", "null") else text for key, text in overrides.items()}
+    values |= {key: _from_text(key, text) for key, text in overrides.items()}
     for key in values:
         if key not in Config.model_fields:
             near = difflib.get_close_matches(key, Config.model_fields, n=1)
@@ -116,6 +116,13 @@ def config_help() -> str:
         default = "required" if field.is_required() else field.default
         lines.append(f"  --{name:24} {default!s:10} {field.description or ''}".rstrip())
     return "\n".join(lines)
+
+
+def _from_text(key: str, text: str) -> str | None:
+    """none and null mean "not set" for the keys that may be unset; "none" is also a template."""
+    field = Config.model_fields.get(key)
+    is_optional = field is not None and type(None) in get_args(field.annotation)
+    return None if is_optional and text in ("none", "null") else text
 
 
 def _read_yaml(file: str) -> dict:

@@ -11,6 +11,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.utils import logging
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -56,6 +57,7 @@ def family_config(family: str, vocab_size: int = 259):
 
 def write_checkpoint(folder: Path, family: str, seed: int = 0) -> Path:
     """Save a random float32 checkpoint that transformers and vLLM both load."""
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = family_config(family)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

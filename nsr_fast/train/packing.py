@@ -29,7 +29,7 @@ class MicroBatch:
     position_ids: torch.Tensor  # [1, T] int64, restarts at 0 with every sequence
     row: torch.Tensor  # [R] int64: the position whose hidden state predicts `target`
     target: torch.Tensor  # [R] int64
-    token_weight: torch.Tensor  # [R] float32, signed, not normalised
+    token_weight: torch.Tensor  # [R] float32 on the CPU, signed, not normalised
     sampler_logprob: torch.Tensor  # [R] float32
 
 
@@ -78,6 +78,6 @@ def _micro_batch(sequences: Sequence[TrainSequence], device: torch.device) -> Mi
         position_ids=tensor(positions, torch.int64)[None],
         row=tensor(rows, torch.int64),
         target=tensor(targets, torch.int64),
-        token_weight=tensor(weights, torch.float32),
+        token_weight=torch.tensor(weights, dtype=torch.float32),
         sampler_logprob=tensor(sampler, torch.float32),
     )

@@ -1,0 +1,141 @@
+"""Every bad input ends in one clear line and exit code 2, before a model is loaded."""
+
+import json
+import sys
+
+import pytest
+
+from nsr_fast.cli import main
+
+
+@pytest.fixture
+def run(tmp_path, checkpoint, capsys):
+    """run(rows=..., key=value) -> exit code, error lines, output of a dry run valid but for them."""
+    folder = checkpoint("qwen2")
+
+    def call(rows=({"prompt": "1+1", "answer": "2"},), config_text=None, **keys):
+        data = tmp_path / "data.jsonl"
+        if rows is not None:
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = {
+            "model": folder,
+            "data": data,
+            "output_dir": tmp_path / "run",
+            "template": "none",
+            "max_completion_length": 8,
+            "max_prompt_length": 32,
+            "dry_run": "true",
+            **keys,
+        }
+        words = [w for k, v in settings.items() if v is not None for w in (f"--{k}", str(v))]
+        if config_text is not None:
+            (tmp_path / "c.yaml").write_text(config_text)
+            words += ["--config", str(tmp_path / "c.yaml")]
+        code = main(["train", *words])
+        captured = capsys.readouterr()
+        assert "vllm.entrypoints" not in sys.modules or code == 0
+        return code, captured.err.strip().splitlines(), captured.out
+
+    return call
+
+
+def refused(result, *parts):
+    code, lines, _ = result
+    assert code == 2
+    assert len(lines) == 1, lines
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+def test_valid_settings_pass_the_dry_run_and_write_nothing(run, tmp_path):
+    code, lines, out = run()
+    assert (code, lines) == (0, [])
+    assert "1 prompts of 3 to 3 tokens" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_file(run):
+    refused(run(data="no/such.jsonl"), "no/such.jsonl")
+
+
+def test_empty_data(run):
+    refused(run(rows=()), "data.jsonl")
+
+
+def test_row_without_answer(run):
+    rows = [{"prompt": "1+1", "answer": "2"}, {"prompt": "2+2"}]
+    refused(run(rows=rows), "data.jsonl", "2", "answer")
+
+
+def test_prompt_over_the_limit_names_row_and_cure(run):
+    rows = [{"id": "long-one", "prompt": "x" * 33, "answer": "2"}]
+    refused(run(rows=rows), "long-one", "33", "32", "max_prompt_length")
+
+
+def test_unknown_key_names_the_nearest(run):
+    refused(run(learning_rat="1e-5"), "'learning_rat'", "'learning_rate'")
+    refused(run(config_text="temprature: 1.0\n"), "'temprature'", "c.yaml", "'temperature'")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", "fast"),
+        ("num_generations", "2.5"),
+        ("num_generations", "0"),
+        ("temperature", "-1"),
+        ("objective", "npr"),
+        ("template", "chatml"),
+        ("overwrite", "perhaps"),
+    ],
+)
+def test_wrong_type_or_value_names_key_and_value(run, key, value):
+    refused(run(**{key: value}), key, "expected", repr(value))
+
+
+def test_required_key_missing(run):
+    refused(run(data=None), "data: required")
+
+
+def test_model_directory_without_a_checkpoint(run, tmp_path):
+    refused(run(model=tmp_path), "no config.json")
+
+
+def test_model_of_another_family(run, tmp_path):
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    refused(run(model=tmp_path / "gpt"), "gpt2", "qwen2, qwen3, llama")
+
+
+def test_output_directory_that_holds_a_run_is_kept(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("{}\n")
+    refused(run(), "already holds a run", "--overwrite")
+    assert metrics.read_text() == "{}\n"
+    assert run(overwrite="true")[0] == 0
+    assert metrics.read_text() == "{}\n"  # a dry run deletes nothing either
+
+
+def test_reward_that_cannot_be_loaded(run, tmp_path):
+    refused(run(reward="no_such_module:f"), "no_such_module")
+    (tmp_path / "r.py").write_text("def g(prompts, completions, completion_ids): return []\n")
+    refused(run(reward=f"{tmp_path}/r.py:f"), "f", "r.py")
+
+
+def test_evaluation_rounds_without_evaluation_data(run):
+    refused(run(eval_rounds="5"), "eval_rounds", "eval_data")
+
+
+def test_words_that_are_no_options(capsys):
+    for words, part in [
+        (["train", "model"], "--key value"),
+        (["train", "--model"], "value is missing"),
+        (["train", "--seed", "1", "--seed", "2"], "given twice"),
+        (["train", "--config", "none.yaml"], "no such file"),
+        (["fly"], "unknown verb 'fly'"),
+        (["report"], "one run directory"),
+    ]:
+        assert main(words) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and part in error[0], error

@@ -1,0 +1,140 @@
+"""`nsr-fast train` from JSONL to a saved checkpoint, through the real vLLM."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm")
+
+REWARD = """
+def every_other(prompts, completions, completion_ids, answer, **columns):
+    assert len(prompts) == len(completions) == len(completion_ids) == len(answer)
+    return [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
+
+def wrong_length(prompts, completions, completion_ids, **columns):
+    return [1.0]
+"""
+SETTINGS = {
+    "max_rounds": 2,
+    "prompts_per_round": 4,
+    "num_generations": 4,
+    "max_completion_length": 8,
+    "max_prompt_length": 200,
+    "learning_rate": 1e-3,
+    "eval_num_samples": 4,
+    "max_num_seqs": 16,
+    "cpu_threads": 1,
+}
+
+
+def nsr_fast(*words, **settings):
+    """The command in a process of its own, as a user runs it."""
+    options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    return subprocess.run(
+        [sys.executable, "-m", "nsr_fast.cli", *words, *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    rows = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(6)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "reward.py").write_text(REWARD)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "objective"),
+    [
+        ("qwen2", "qwen", "nsr"),
+        ("qwen3", "qwen3_no_thinking", "w_reinforce"),
+        pytest.param("llama", "llama", "reinforce", marks=pytest.mark.slow),
+    ],
+)
+def test_two_rounds_change_and_save_the_weights(inputs, checkpoint, family, template, objective):
+    base, run = checkpoint(family), inputs / "run"
+    done = nsr_fast(
+        "train",
+        model=base,
+        data=inputs / "data.jsonl",
+        eval_data=inputs / "data.jsonl",
+        reward=f"{inputs}/reward.py:every_other",
+        output_dir=run,
+        template=template,
+        objective=objective,
+        minibatches=2 if family == "qwen3" else 1,
+        **SETTINGS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_metrics(run, objective)
+    check_checkpoint(base, run / "checkpoints" / "round-2")
+    evaluations = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    assert [e["round"] for e in evaluations] == [0, 2]
+    assert "<svg" in (run / "report.html").read_text()
+    assert "Pass@k on 6 problems, 4 samples each" in done.stdout
+
+
+def check_metrics(run, objective):
+    rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [metrics["round"] for metrics in rounds] == [1, 2]
+    for metrics in rounds:
+        assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+        assert metrics["drift_mean"] < 1e-4
+        if objective == "nsr":  # only wrong rollouts are trained on
+            assert metrics["trained_fraction"] == pytest.approx(1 - metrics["reward"], abs=0.2)
+        else:
+            assert metrics["trained_tokens"] == metrics["num_tokens"]
+
+
+def check_checkpoint(base, folder):
+    old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert old.keys() == new.keys()
+    changed = [name for name in old if not torch.equal(old[name], new[name])]
+    assert "model.layers.0.self_attn.q_proj.weight" in changed and len(changed) > len(old) // 2
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(
+        model.model.layers[1].mlp.up_proj.weight, new["model.layers.1.mlp.up_proj.weight"]
+    )
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id == 2
+
+
+def test_checkpoint_is_a_model_that_vllm_trains_on(inputs, checkpoint):
+    keys = {
+        "data": inputs / "data.jsonl",
+        "reward": f"{inputs}/reward.py:every_other",
+        "template": "none",
+        **SETTINGS,
+        "max_rounds": 1,
+    }
+    first = nsr_fast("train", model=checkpoint("qwen2"), output_dir=inputs / "a", **keys)
+    assert first.returncode == 0, first.stderr[-3000:]
+    second = nsr_fast(
+        "train", model=inputs / "a/checkpoints/round-1", output_dir=inputs / "b", **keys
+    )
+    assert second.returncode == 0, second.stderr[-3000:]
+
+
+def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(inputs, checkpoint):
+    done = nsr_fast(
+        "train",
+        model=checkpoint("qwen2"),
+        data=inputs / "data.jsonl",
+        reward=f"{inputs}/reward.py:wrong_length",
+        output_dir=inputs / "run",
+        template="none",
+        **SETTINGS,
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("nsr-fast: ") and "wrong_length" in last and "16" in last
+    assert "Traceback" not in done.stderr
