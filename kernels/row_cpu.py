@@ -1,7 +1,7 @@
 """Row operations on CPU tensors through nsr_fast._cpu (C++, one row per OpenMP thread).
 
-Same signatures and meaning as kernels/reference.py, for float32 and bfloat16 tiles; a tile is read
-once for the statistics, and read and written once for the gradient. `isa` forces one instruction set
+Same signatures and meaning as kernels/reference.py, for float32 and bfloat16 tiles. A tile is read
+once for the statistics, read and written once for the gradient. `isa` forces an instruction set
 (tests); "auto" takes the fastest this CPU runs.
 """
 

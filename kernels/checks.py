@@ -1,0 +1,94 @@
+"""Validation of the arguments both linear operations share: ValueError with name, want and got."""
+
+import math
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def text(x: Tensor) -> str:
+    """Shape, dtype and device of a tensor, as error messages show them."""
+    return f"{list(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
+
+
+def cast_for_autocast(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """hidden, weight and bias as torch.nn.functional.linear sees them: cast when autocast is on."""
+    if not torch.is_autocast_enabled(hidden.device.type) or hidden.dtype == torch.float64:
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(hidden.device.type)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def check_head(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    logits_dtype: torch.dtype | None,
+) -> None:
+    """Shapes, dtypes, devices and ranges of the projection; targets by value on the CPU only."""
+    for name, x in (("hidden", hidden), ("weight", weight)):
+        if x.dim() != 2 or x.dtype not in _FLOATS:
+            raise ValueError(f"{name}: expected 2 axes of a floating dtype, got {text(x)}")
+    tokens, width = hidden.shape
+    vocab = weight.shape[0]
+    if weight.shape[1] != width or weight.device != hidden.device or vocab == 0:
+        want = f"[V, D]=[V, {width}] on {hidden.device} like hidden"
+        raise ValueError(f"weight: expected {want}, got {text(weight)}")
+    if weight.dtype != hidden.dtype:
+        cure = "cast one of them or use torch.autocast"
+        raise ValueError(f"weight: expected {hidden.dtype} like hidden, got {weight.dtype}; {cure}")
+    for name, x in (("hidden", hidden), ("weight", weight)):
+        if not x.is_contiguous():
+            raise ValueError(
+                f"{name}: expected contiguous rows, got strides {x.stride()}; call .contiguous()"
+            )
+    want = f"[T]=[{tokens}] int64 on {hidden.device}"
+    if target.shape != (tokens,) or target.dtype != torch.int64 or target.device != hidden.device:
+        raise ValueError(f"target: expected {want}, got {text(target)}")
+    if bias is not None and (bias.shape != (vocab,) or bias.device != hidden.device):
+        raise ValueError(f"bias: expected [V]=[{vocab}] on {hidden.device}, got {text(bias)}")
+    if bias is not None and bias.dtype != weight.dtype:
+        raise ValueError(f"bias: expected {weight.dtype} like weight, got {bias.dtype}")
+    check_positive("temperature", temperature)
+    if softcap is not None:
+        check_positive("softcap", softcap)
+    if logits_dtype is not None and logits_dtype not in (torch.float32, hidden.dtype):
+        want = f"float32 or {hidden.dtype} (that of hidden)"
+        raise ValueError(f"logits_dtype: expected {want}, got {logits_dtype}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """A finite number above 0."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+
+
+def check_targets(target: Tensor, vocab: int, is_active: Tensor | None = None) -> None:
+    """Range of the targets of active rows; on the CPU only, where looking costs nothing."""
+    if target.is_cuda or target.numel() == 0:
+        return
+    is_bad = (target < 0) | (target >= vocab)
+    if is_active is not None:
+        is_bad &= is_active
+    if bool(is_bad.any()):
+        row = int(is_bad.nonzero()[0])
+        raise ValueError(
+            f"target: expected values in [0, {vocab}), got {int(target[row])} in row {row}"
+        )
+
+
+def check_per_token(name: str, x: Tensor | None, tokens: int, device: torch.device) -> None:
+    """A [T] floating vector on `device`, or None."""
+    if x is None:
+        return
+    if x.shape != (tokens,) or not x.is_floating_point() or x.device != device:
+        want = f"[T]=[{tokens}] float32 on {device}"
+        raise ValueError(f"{name}: expected {want}, got {text(x)}")

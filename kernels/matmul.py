@@ -1,0 +1,66 @@
+"""The three matrix products of the head, each into a given buffer, for tiles of any logits dtype.
+
+    logits [C, V] = hidden [C, D] @ weight [V, D]^T (+ bias)
+    hidden_grad [C, D] = dlogits [C, V] @ weight;   weight_grad [V, D] += dlogits^T @ hidden
+The weight gradient is summed in the dtype of its buffer (float32 for half inputs). Where operands
+and result differ in dtype: cuBLAS float32 output on CUDA, blocks of the vocabulary elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+_BLOCK = 4096  # vocabulary rows upcast at a time where no mixed-dtype product exists
+
+
+def logits_into(tile: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """tile [C, V] = hidden @ weight^T + bias."""
+    if tile.dtype == weight.dtype:
+        if bias is None:
+            torch.mm(hidden, weight.t(), out=tile)
+        else:
+            torch.addmm(bias, hidden, weight.t(), out=tile)
+        return
+    if tile.is_cuda:
+        torch.mm(hidden, weight.t(), out_dtype=tile.dtype, out=tile)
+    else:
+        wide = hidden.to(tile.dtype)
+        for block in _blocks(weight):
+            tile[:, block] = wide @ weight[block].to(tile.dtype).t()
+    if bias is not None:
+        tile += bias
+
+
+def hidden_grad(dlogits: Tensor, weight: Tensor) -> Tensor:
+    """dlogits [C, V] @ weight [V, D], in the dtype of weight."""
+    if dlogits.dtype == weight.dtype:
+        return torch.mm(dlogits, weight)
+    if dlogits.is_cuda:
+        return torch.mm(dlogits.to(weight.dtype), weight)
+    total = dlogits.new_zeros(dlogits.shape[0], weight.shape[1])
+    for block in _blocks(weight):
+        total.addmm_(dlogits[:, block], weight[block].to(dlogits.dtype))
+    return total.to(weight.dtype)
+
+
+def weight_grad_(grad: Tensor, dlogits: Tensor, hidden: Tensor, *, overwrite: bool) -> None:
+    """grad [V, D] = or += dlogits [C, V]^T @ hidden [C, D]."""
+    beta = 0 if overwrite else 1
+    if grad.dtype == dlogits.dtype == hidden.dtype:
+        grad.addmm_(dlogits.t(), hidden, beta=beta)
+    elif grad.is_cuda:
+        half = dlogits.to(hidden.dtype).t()
+        torch.addmm(grad, half, hidden, out_dtype=grad.dtype, beta=beta, out=grad)
+    else:
+        wide = hidden.to(grad.dtype)
+        for block in _blocks(grad):
+            grad[block].addmm_(dlogits[:, block].to(grad.dtype).t(), wide, beta=beta)
+
+
+def bias_grad_(grad: Tensor, dlogits: Tensor, *, overwrite: bool) -> None:
+    """grad [V] = or += the column sums of dlogits [C, V], summed in the dtype of grad."""
+    total = dlogits.sum(dim=0, dtype=grad.dtype)
+    grad.copy_(total) if overwrite else grad.add_(total)
+
+
+def _blocks(matrix: Tensor) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, matrix.shape[0], _BLOCK)]
