@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from nsr_fast.data import TEMPLATES, load_prompts
+from nsr_fast.errors import InputError
+from tests.checkpoints import byte_tokenizer
+
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": "one", "problem": "1+{1}?", "answer": "2"}, {"prompt": "2+2?", "answer": 4}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(data, template="none", **options):
+    options = {"max_prompt_length": 512, **options}
+    return load_prompts(data, tokenizer=byte_tokenizer(), template=template, **options)
+
+
+def test_prompts_keep_order_answers_and_columns(data):
+    one, two = load(data)
+    assert (one.id, one.text, one.answer) == ("one", "1+{1}?", "2")
+    assert (two.id, two.answer, two.columns["prompt"]) == ("row-1", 4, "2+2?")
+    assert byte_tokenizer().decode(one.token_ids) == one.text
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (
+            "qwen",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+            f"1+{{1}}?\n{BOXED}<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "qwen3_no_thinking",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+            f"1+{{1}}?\n{BOXED}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
+        ),
+        (
+            "llama",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+            "You are a helpful assistant.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+            f"1+{{1}}?\n{BOXED}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("none", "1+{1}?"),
+    ],
+)
+def test_templates_give_the_text_of_the_paper(data, template, text):
+    assert template in TEMPLATES
+    assert load(data, template)[0].text == text
+
+
+def test_special_tokens_of_the_template_are_single_tokens(data):
+    token_ids = load(data, "qwen")[0].token_ids
+    assert token_ids[0] == 1 and token_ids.count(1) == 3 and token_ids.count(2) == 2
+
+
+def test_chat_template_is_the_tokenizers(data):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    prompts = load_prompts(data, tokenizer=tokenizer, template="chat", max_prompt_length=99)
+    assert prompts[1].text == "[user] 2+2?\n[assistant]"
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    rows = [{"id": "c", "prompt": chat, "answer": 1}]
+    prompts = load_prompts(rows, tokenizer=tokenizer, template="chat", max_prompt_length=99)
+    assert prompts[0].text == "[system] s\n[user] u\n[assistant]"
+
+
+def test_errors_name_template_and_row(data):
+    with pytest.raises(InputError, match=r"template: expected one of .*qwen.*got 'qwn'"):
+        load(data, "qwn")
+    with pytest.raises(InputError, match="tokenizer with a chat template"):
+        load(data, "chat")
+    with pytest.raises(InputError, match="'one': prompt has 6 tokens, max_prompt_length is 4"):
+        load(data, max_prompt_length=4, limit=1)
+    with pytest.raises(InputError, match=r"\(1 more rows are too long\); raise .* to 6"):
+        load(data, max_prompt_length=3)
+
+
+def test_limit_takes_the_first_rows(data):
+    assert [p.id for p in load(data, limit=1)] == ["one"]

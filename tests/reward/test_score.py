@@ -1,0 +1,94 @@
+import pytest
+
+from nsr_fast.data.prompt import Prompt
+from nsr_fast.errors import InputError
+from nsr_fast.reward import load_reward, score_groups
+from nsr_fast.rollout.rollout import Group, Rollout
+
+
+def group(name, *texts):
+    columns = {"id": name, "prompt": f"problem {name}", "answer": "2", "level": 3}
+    prompt = Prompt(name, "templated", (1,), "2", columns)
+    return Group(prompt, tuple(Rollout((5, 6), (-0.1, -0.2), text, "stop") for text in texts))
+
+
+GROUPS = [group("a", r"\boxed{2}", r"\boxed{3}"), group("b", "no box")]
+
+
+def test_math_rewards_come_group_by_group():
+    assert score_groups(load_reward("math"), GROUPS) == [[1.0, -1.0], [-1.0]]
+
+
+def test_function_gets_prompts_completions_ids_and_columns():
+    seen = {}
+
+    def reward(prompts, completions, completion_ids, **columns):
+        seen.update(columns, prompts=prompts, completions=completions, ids=completion_ids)
+        return [1, None, 0.5]
+
+    assert score_groups(reward, GROUPS) == [[1.0, None], [0.5]]
+    assert seen["prompts"] == ["problem a", "problem a", "problem b"]
+    assert seen["completions"][2] == "no box" and seen["ids"] == [[5, 6]] * 3
+    assert seen["answer"] == ["2"] * 3 and seen["level"] == [3] * 3
+    assert seen["finish_reason"] == ["stop"] * 3 and "prompt" not in seen
+
+
+def test_function_without_keyword_columns_gets_those_it_names():
+    def reward(completions, level):
+        return [len(text) + n for text, n in zip(completions, level)]
+
+    assert score_groups(reward, GROUPS[1:]) == [[9.0]]
+
+
+def test_async_function_is_awaited():
+    async def reward(completions, **columns):
+        return [1.0] * len(completions)
+
+    assert score_groups(reward, GROUPS) == [[1.0, 1.0], [1.0]]
+
+
+def raising(completions, **columns):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (raising, r"test_score:raising raised ZeroDivisionError.*test_score\.py:\d+.*row 'a'"),
+        (lambda completions, **c: [1.0], "expected 3 rewards, one a completion, got 1"),
+        (lambda completions, **c: 1.0, "expected a list, got float"),
+        (lambda completions, **c: [1, 1, float("nan")], "row 'b': expected a finite number.*nan"),
+        (lambda completions, **c: [1, "x", 1], "row 'a': expected a finite number .*got 'x'"),
+    ],
+)
+def test_bad_functions_end_with_their_name_and_row(reward, message):
+    with pytest.raises(InputError, match=message):
+        score_groups(reward, GROUPS)
+
+
+def test_user_functions_load_from_file_and_module(tmp_path, monkeypatch):
+    code = "def good(completions, **columns):\n    return [1.0] * len(completions)\n"
+    (tmp_path / "my_reward.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for spec in (f"{tmp_path}/my_reward.py:good", "my_reward.py:good", "my_reward:good"):
+        assert score_groups(load_reward(spec), GROUPS) == [[1.0, 1.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mth", "expected math, countdown.*got 'mth'; nearest: math"),
+        ("none.py:f", "no such file none.py"),
+        ("no_such_module_x:f", "no module named 'no_such_module_x'"),
+        ("bad.py:f", "its import failed: ZeroDivisionError"),
+        ("ok.py:goood", "no function 'goood' in .*ok.py; nearest: good"),
+        ("ok.py:number", "expected a function, got int"),
+        (":f", "module:function or file.py:function"),
+    ],
+)
+def test_unloadable_functions_are_named(tmp_path, monkeypatch, spec, message):
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    (tmp_path / "ok.py").write_text("number = 3\ndef good(**columns): ...\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_reward(spec)
