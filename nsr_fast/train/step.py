@@ -67,7 +67,7 @@ def update_policy(
     for index, minibatch in enumerate(minibatches):
         old = old_logprobs[index] if old_logprobs else None
         passes = accumulate_gradients(policy, minibatch, settings, old)
-        losses.append(sum(float(result.loss) for result in passes))
+        losses.append(sum(float(result.loss.detach()) for result in passes))
         grad_norms.append(optimizer.step())
         for batch, result, old_logprob in zip(minibatch, passes, old or [None] * len(passes)):
             entropies.append(result.entropy)

@@ -26,7 +26,7 @@ SETTINGS = {
     "prompts_per_round": 4,
     "num_generations": 4,
     "max_completion_length": 8,
-    "max_prompt_length": 200,
+    "max_prompt_length": 400,
     "learning_rate": 1e-3,
     "eval_num_samples": 4,
     "max_num_seqs": 16,
@@ -58,7 +58,7 @@ def inputs(tmp_path):
     [
         ("qwen2", "qwen", "nsr"),
         ("qwen3", "qwen3_no_thinking", "w_reinforce"),
-        pytest.param("llama", "llama", "reinforce", marks=pytest.mark.slow),
+        ("llama", "llama", "reinforce"),
     ],
 )
 def test_two_rounds_change_and_save_the_weights(inputs, checkpoint, family, template, objective):

@@ -40,7 +40,7 @@ def test_split_minibatches_is_even_and_never_empty(count, parts, sizes):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_packed_hidden_states_equal_one_by_one_in_float64(checkpoint, family):
+def test_packed_hidden_states_equal_one_by_one(checkpoint, family):
     folder = checkpoint(family)
     packed = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float64, attn_implementation=PACKED_ATTENTION
@@ -60,7 +60,8 @@ def test_packed_hidden_states_equal_one_by_one_in_float64(checkpoint, family):
         ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
         hidden = eager.model(input_ids=ids, use_cache=False).last_hidden_state[0]
         expected.append(hidden[len(sequence.prompt_ids) - 1 : -1])
-    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-10)
+    # transformers computes norms, rotary angles and eager softmax in float32; a leak is of order 1
+    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-5)
 
 
 def test_packed_attention_refuses_a_mask_and_wrong_lengths():

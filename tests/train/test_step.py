@@ -81,7 +81,8 @@ def test_gradient_equals_autograd_over_full_logits(checkpoint):
         total = total - sequence.weight * chosen.sum()
     (total / batch.target.numel()).backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(got[name], parameter.grad, rtol=1e-9, atol=1e-14)
+        error = (got[name] - parameter.grad).norm() / parameter.grad.norm()
+        assert error <= 1e-6, name  # token weights are float32
 
 
 def test_update_lowers_wrong_and_raises_correct_completions(checkpoint):
