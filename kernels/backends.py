@@ -54,6 +54,12 @@ def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     return name
 
 
+def check_backend(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """resolve_backend for its errors; left to the operator while torch.compile traces."""
+    if not torch.compiler.is_compiling():
+        resolve_backend(name, device, dtype)
+
+
 def row_kernels(name: str) -> ModuleType:
     """The module behind a resolved backend name."""
     return import_module(_MODULES[name])

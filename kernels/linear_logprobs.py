@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels.backends import resolve_backend
+from nsr_fast.kernels.backends import check_backend, resolve_backend
 from nsr_fast.kernels.checks import cast_for_autocast, check_head, check_targets
 from nsr_fast.kernels.chunks import (
     Gradients,
@@ -60,7 +60,7 @@ def linear_logprobs(
     if not torch.compiler.is_compiling():
         check_targets(target, weight.shape[0])
     logits_dtype = logits_dtype or hidden.dtype
-    backend = resolve_backend(backend, hidden.device, logits_dtype)
+    check_backend(backend, hidden.device, logits_dtype)
     options = (temperature, softcap, logits_dtype, backend)
     logprob, entropy, lse = _forward(hidden, weight, bias, target, *options)
     return TokenLogprobs(logprob, entropy, lse.detach())
@@ -77,6 +77,7 @@ def _forward(
     logits_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
     row_stats, _, _ = row_functions(head)
     wide = torch.promote_types(logits_dtype, torch.float32)
@@ -115,6 +116,7 @@ def _backward(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; an empty tensor where `wanted` is false."""
+    backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
     _, row_grad_, _ = row_functions(head)
     buffers = _buffers(hidden, weight, bias, wanted)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels.backends import resolve_backend
+from nsr_fast.kernels.backends import check_backend
 from nsr_fast.kernels.checks import (
     cast_for_autocast,
     check_head,
@@ -87,7 +87,7 @@ def linear_policy_loss(
         "ref_logprob": ref_logprob,
     }
     _check_options(surrogate, sides, hidden, entropy_coef, tail_mass, chunk_rows)
-    backend = resolve_backend(backend, hidden.device, logits_dtype or hidden.dtype)
+    check_backend(backend, hidden.device, logits_dtype or hidden.dtype)
     buffers = _gradient_buffers(hidden, weight, bias, grad_owner, accumulate_into_grad)
     key, numbers = surrogate_key(surrogate)
     loss, rows = policy_loss(

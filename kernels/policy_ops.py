@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nsr_fast.kernels.backends import resolve_backend
 from nsr_fast.kernels.chunks import (
     Chunk,
     Gradients,
@@ -57,6 +58,7 @@ def policy_loss(
     chunk_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     """loss [] and the per-token rows of stats.ROW_NAMES [10, T]; fills the gradient buffers."""
+    backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, chunk_rows)
     gradients = Gradients(grad_hidden, grad_weight, grad_bias, accumulate)
     sides = (old_logprob, sampler_logprob, ref_logprob)

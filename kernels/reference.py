@@ -4,12 +4,15 @@ One row of logits x and its target y, with softcap s and temperature tau:
     z = s tanh(x / s) (s given) or x;  u = z / tau;  p = softmax(u);  H = -sum_v p_v log p_v
     dL/dx_v = (c (1[v = y] - p_v) - e p_v (log p_v + H)) / tau * (1 - (z_v / s)^2)
 with c = dL/dlogprob and e = dL/dentropy. All arithmetic is float32 (float64 for float64 logits).
+linear_logprobs and linear_policy_loss are the two public operations on full logits under autograd.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from nsr_fast.kernels.surrogates import SurrogateFn, TokenRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,62 @@ def row_stats_grad_(
     logp = torch.where(torch.isneginf(stats.lse)[:, None], torch.full_like(logp, -torch.inf), logp)
     _write_grad_(logits, logp, target, stats.entropy, c, e, slope, temperature)
     return stats
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logprob, entropy and lse [T] from full logits [T, V], differentiated by autograd.
+
+    Half inputs make half logits, read in float32, as a plain torch model would.
+    """
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    u, _ = _scaled(logits, temperature, softcap)
+    logp = torch.log_softmax(u, dim=1)
+    p = logp.exp()
+    entropy = -torch.where(p == 0, torch.zeros_like(p), p * logp).sum(dim=1)
+    return logp.gather(1, target[:, None]).squeeze(1), entropy, u.logsumexp(dim=1)
+
+
+def linear_policy_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    token_weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    surrogate: SurrogateFn | None = None,
+    old_logprob: Tensor | None = None,
+    sampler_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    entropy_coef: float = 0.0,
+) -> Tensor:
+    """The loss [] of linear_policy_loss from full logits of the active rows, under autograd.
+
+    A surrogate enters through its own c and e: its value plus c (logprob - held logprob), likewise
+    for the entropy, which has the surrogate's gradient whatever it holds constant.
+    """
+    rows = token_weight != 0
+    options = {"bias": bias, "temperature": temperature, "softcap": softcap}
+    logprob, entropy, _ = linear_logprobs(hidden[rows], weight, target[rows], **options)
+    w = token_weight[rows].to(logprob.dtype)
+    if surrogate is None:
+        return -(w * logprob + entropy_coef * entropy).sum()
+    sides = [old_logprob, sampler_logprob, ref_logprob]
+    sides = [None if side is None else side[rows].to(logprob.dtype) for side in sides]
+    terms = surrogate(TokenRows(logprob.detach(), entropy.detach(), w, *sides))
+    e = torch.zeros_like(w) if terms.e is None else terms.e
+    e = e - entropy_coef
+    moved = terms.c * (logprob - logprob.detach()) + e * (entropy - entropy.detach())
+    return (terms.loss - entropy_coef * entropy.detach() + moved).sum()
 
 
 def _scaled(
