@@ -6,8 +6,8 @@ Every step is linear in the length of the response, and no model text is ever ev
 from collections.abc import Sequence
 
 from nsr_fast.reward.boxed import extract_boxed
+from nsr_fast.reward.judge import quick_judgement
 from nsr_fast.reward.normalise import normalised
-from nsr_fast.reward.rational import rational_values
 from nsr_fast.reward.verdict import Score, Verdict
 
 MAX_ANSWER_CHARS = 2000
@@ -33,9 +33,10 @@ def score_math(response: str, answer: object) -> Score:
     if len(extraction.text) > MAX_ANSWER_CHARS:
         return Score(Verdict.WRONG, "too_complex", extraction.text[:100])
     candidate = normalised(extraction.text)
-    is_equal = any(_is_equal(normalised(gold), candidate) for gold in golds)
-    verdict = Verdict.CORRECT if is_equal else Verdict.WRONG
-    return Score(verdict, "equal" if is_equal else "different", extraction.text)
+    score = quick_judgement(tuple(normalised(gold) for gold in golds), candidate)
+    if score is None:
+        score = Score(Verdict.WRONG, "different")
+    return Score(score.verdict, score.reason, extraction.text)
 
 
 def accepted_answers(answer: object) -> list[str]:
@@ -60,10 +61,3 @@ def math_reward(
         verify_math(completion, answer).reward
         for completion, answer in zip(completions, columns["answer"], strict=True)
     ]
-
-
-def _is_equal(gold: str, candidate: str) -> bool:
-    if gold == candidate:
-        return True
-    values, others = rational_values(gold), rational_values(candidate)
-    return values is not None and others is not None and bool(values & others)

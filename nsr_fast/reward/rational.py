@@ -1,4 +1,4 @@
-r"""Exact value of an answer that is one number: 12, -0.5, 1,000, \frac{3}{4}, 3\frac{1}{2}, 50%."""
+r"""Exact value of an answer that is one number: 12, -0.5, 1,000, \frac{3}{4}, 3\frac{1}{2}."""
 
 import re
 from fractions import Fraction
@@ -17,18 +17,6 @@ _SCIENTIFIC = re.compile(
     rf"({_SIGNED})(?:\\times|\\cdot|\*)10\^\{{([+-]?\d{{1,4}})\}}|([+-]?)10\^\{{([+-]?\d{{1,4}})\}}"
 )
 _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}")
-
-
-def rational_values(text: str) -> frozenset[Fraction] | None:
-    """The values a normalised text may stand for, None if it is not one number.
-
-    A percentage stands for itself and for its hundredth, because golds are written either way.
-    """
-    if text.endswith("%"):
-        value = rational(text[:-1])
-        return None if value is None else frozenset((value, value / 100))
-    value = rational(text)
-    return None if value is None else frozenset((value,))
 
 
 def rational(text: str) -> Fraction | None:
