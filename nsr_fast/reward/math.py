@@ -1,63 +1,85 @@
-r"""Verification of mathematical answers: the last box of a response against accepted answers.
+r"""The built-in reward "math": the last \boxed{...} of a completion against accepted answers."""
 
-Every step is linear in the length of the response, and no model text is ever evaluated as code.
-"""
+import atexit
+import threading
+from collections.abc import Callable, Sequence
 
-from collections.abc import Sequence
-
-from nsr_fast.reward.boxed import extract_boxed
-from nsr_fast.reward.judge import quick_judgement
-from nsr_fast.reward.normalise import normalised
 from nsr_fast.reward.verdict import Score, Verdict
-
-MAX_ANSWER_CHARS = 2000
+from nsr_fast.reward.verifier import MathVerifier, PendingScores
 
 
 def verify_math(response: str, answer: object) -> Verdict:
     r"""CORRECT when the last \boxed{...} of `response` equals one of the accepted answers.
 
     answer   text (LaTeX), a number, or a list of accepted answers
-    Returns  Verdict.UNSCORED when no accepted answer is usable (empty, wrong type)
+    Returns  Verdict.UNSCORED when no accepted answer is usable, or at the deadline
     """
     return score_math(response, answer).verdict
 
 
 def score_math(response: str, answer: object) -> Score:
     """verify_math with the reason and the extracted answer."""
-    golds = accepted_answers(answer)
-    if not golds:
-        return Score(Verdict.UNSCORED, "bad_gold")
-    extraction = extract_boxed(response)
-    if extraction.text is None:
-        return Score(Verdict.WRONG, extraction.reason)
-    if len(extraction.text) > MAX_ANSWER_CHARS:
-        return Score(Verdict.WRONG, "too_complex", extraction.text[:100])
-    candidate = normalised(extraction.text)
-    score = quick_judgement(tuple(normalised(gold) for gold in golds), candidate)
-    if score is None:
-        score = Score(Verdict.WRONG, "different")
-    return Score(score.verdict, score.reason, extraction.text)
+    return math_reward.verifier.score([response], [answer])[0]
 
 
-def accepted_answers(answer: object) -> list[str]:
-    """The answers as text; unusable ones (empty, not text or number) are left out."""
-    choices = answer if isinstance(answer, list | tuple) else [answer]
-    texts = [
-        str(choice)
-        for choice in choices
-        if isinstance(choice, str | int | float) and not isinstance(choice, bool)
-    ]
-    return [text for text in texts if text.strip()]
+class MathReward:
+    """The reward function, with its verifier started on first use or by start()."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._verifier: MathVerifier | None = None
+        self.__qualname__ = "math_reward"
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        **columns: Sequence[object],
+    ) -> list[float | None]:
+        """+1 correct, -1 wrong, None unscored; columns["answer"] holds the accepted answers."""
+        return self.submit(prompts, completions, completion_ids, **columns)()
+
+    def submit(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        **columns: Sequence[object],
+    ) -> Callable[[], list[float | None]]:
+        """Starts scoring in the workers; the call of what is returned waits for the rewards."""
+        finish = columns.get("finish_reason")
+        is_truncated = None if finish is None else [reason == "length" for reason in finish]
+        pending = self.verifier.submit(completions, columns["answer"], is_truncated)
+        return lambda: _rewards(pending)
+
+    @property
+    def verifier(self) -> MathVerifier:
+        """The running verifier."""
+        with self._lock:
+            if self._verifier is None:
+                self._verifier = MathVerifier()
+                atexit.register(self._verifier.close)
+            return self._verifier
+
+    def start(self, **options: object) -> None:
+        """Starts the workers with MathVerifier's options: call it before CUDA is in use."""
+        with self._lock:
+            if self._verifier is not None:
+                if not options:
+                    return
+                atexit.unregister(self._verifier.close)
+                self._verifier.close()
+            self._verifier = MathVerifier(**options)
+            atexit.register(self._verifier.close)
+
+    def statistics(self) -> dict[str, float]:
+        """Metrics of the verifier so far."""
+        return self.verifier.statistics()
 
 
-def math_reward(
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    completion_ids: Sequence[Sequence[int]],
-    **columns: Sequence[object],
-) -> list[float | None]:
-    """+1 correct, -1 wrong, None unscored; columns["answer"] holds the accepted answers."""
-    return [
-        verify_math(completion, answer).reward
-        for completion, answer in zip(completions, columns["answer"], strict=True)
-    ]
+def _rewards(pending: PendingScores) -> list[float | None]:
+    return [score.verdict.reward for score in pending.result()]
+
+
+math_reward = MathReward()

@@ -1,0 +1,101 @@
+"""A worker process of the verifier: `python -m nsr_fast.reward.worker DEADLINE_S MEMORY_MB`.
+
+The process imports math-verify once, then forks a child that judges one request a line from
+standard input. When the child is killed (deadline) or dies (memory, crash), the next is forked in
+milliseconds. Neither imports torch. The child may not write files and dies with its parent.
+
+    child   {"hello": pid}, then for each request {"verdict": ..., "reason": ..., "last": bool}
+    request {"golds": [...], "candidate": ...}
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+
+MAX_REQUESTS = 5000
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_WARM_UP = (r"\sqrt{12}", r"x^{2}+\frac{\pi}{2}", r"\log_{2}8", r"2\sin(3)", r"(x+1)^{2}-3\cdot y")
+
+
+def main(arguments: list[str]) -> int:
+    deadline_s, memory_mb = float(arguments[0]), int(arguments[1])
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is the parent's to handle
+    from nsr_fast.reward.symbolic import formulas_equal
+
+    for text in _WARM_UP:
+        formulas_equal(text, "x+1")
+    gc.freeze()
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_child(formulas_equal, deadline_s, memory_mb))
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return 0
+
+
+def _die_with_parent() -> None:
+    """The kernel kills this process when its parent ends, even by SIGKILL; Linux only."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _child(formulas_equal, deadline_s: float, memory_mb: int) -> int:
+    """Serves requests; 0 at the end of input, 1 when a fresh child should take over."""
+    _die_with_parent()
+    memory = memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    sys.setrecursionlimit(5000)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the LaTeX parser complains about odd formulas
+    _reply({"hello": os.getpid()})
+    for count in range(1, MAX_REQUESTS + 1):
+        line = _line()
+        if not line:
+            return 0
+        used = sum(os.times()[:2])
+        limit = int(used + deadline_s + 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        reply = _judged(json.loads(line), formulas_equal)
+        _reply({**reply, "last": count == MAX_REQUESTS})
+    return 1
+
+
+def _judged(request: dict, formulas_equal) -> dict[str, str]:
+    from nsr_fast.reward.judge import full_judgement
+
+    try:
+        score = full_judgement(tuple(request["golds"]), request["candidate"], formulas_equal)
+    except Exception as error:  # sympy raises types of its own on odd formulas
+        return {"verdict": "unscored", "reason": f"crash: {type(error).__name__}"}
+    return {"verdict": score.verdict.value, "reason": score.reason}
+
+
+def _line() -> bytes:
+    """One line of standard input, unbuffered: a successor must not miss what was read ahead."""
+    chunks = []
+    while not chunks or not chunks[-1].endswith(b"\n"):
+        chunk = os.read(0, 65536)
+        if not chunk:
+            return b""
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _reply(message: dict) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
