@@ -124,8 +124,8 @@ def linear_logprobs(
     logits = torch.nn.functional.linear(hidden, weight, bias)
     u, _ = _scaled(logits, temperature, softcap)
     logp = torch.log_softmax(u, dim=1)
-    p = logp.exp()
-    entropy = -torch.where(p == 0, torch.zeros_like(p), p * logp).sum(dim=1)
+    finite = logp.masked_fill(torch.isneginf(logp), 0.0)  # 0 log 0 = 0, with derivative 0
+    entropy = -(logp.exp() * finite).sum(dim=1)
     return logp.gather(1, target[:, None]).squeeze(1), entropy, u.logsumexp(dim=1)
 
 

@@ -3,6 +3,11 @@
 import torch
 from torch import Tensor
 
+from nsr_fast.kernels import reference
+from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+
+ALL = ("hidden", "weight", "bias")
+
 
 def head_case(
     tokens: int, vocab: int, width: int, *, seed: int = 0, dtype: torch.dtype = torch.float32
@@ -46,3 +51,31 @@ def assert_as_good_as(
     values = [x.flatten()[worst].item() for x in (got, truth, baseline.double())]
     message = f"{name}[{worst}]: got {values[0]}, float64 {values[1]}, baseline {values[2]}"
     assert bool((error <= bound).all()), f"{message}; bound {bound}"
+
+
+def run(function, case: dict[str, Tensor], *, dtype=None, upstream=1.0, **options):
+    """[loss, gradients of hidden, weight and bias] and what the function returned."""
+    dtype = dtype or case["hidden"].dtype
+    hidden, weight, bias = leaves(case, *ALL, dtype=dtype)
+    result = function(hidden, weight, case["target"], case["token_weight"], bias=bias, **options)
+    loss = getattr(result, "loss", result)
+    (loss * upstream).backward()
+    return [loss.detach(), hidden.grad, weight.grad, bias.grad], result
+
+
+def check(
+    case: dict[str, Tensor], *, eps: float | None = None, chunk=None, backend="cpu", **options
+):
+    """linear_policy_loss against float64 and the same-dtype autograd reference; its result."""
+    truth, _ = run(reference.linear_policy_loss, case, dtype=torch.float64, **options)
+    base, _ = run(reference.linear_policy_loss, case, **options)
+    options = {**options, "chunk_rows": chunk, "backend": backend}
+    got, result = run(linear_policy_loss, case, **options)
+    # Summands may cancel in the loss, so its roundings are relative to the sum of their sizes.
+    size = result.stats.loss.double().abs().sum() / truth[0].abs().clamp(min=1e-9)
+    half = case["hidden"].dtype != torch.float32
+    for name, g, t, b in zip(("loss", *ALL), got, truth, base):
+        extra = eps or (2e-2 if half else 4e-6)
+        bound = extra * max(size.item(), 1.0) if name == "loss" else extra
+        assert_as_good_as(g, t, b, name=name, eps=bound)
+    return result

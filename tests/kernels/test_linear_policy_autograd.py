@@ -1,0 +1,159 @@
+"""linear_policy_loss under autograd: upstream gradients, .grad, autocast, second derivatives."""
+
+import pytest
+import torch
+from linear_cases import ALL, assert_as_good_as, head_case, leaves, run
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nsr_fast.kernels import policy_ops, reference
+from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels.surrogates import PpoClip
+
+BACKENDS = ["reference", "cpu"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_upstream_gradient_scales_everything(backend):
+    case = head_case(9, 40, 5)
+    once, _ = run(linear_policy_loss, case, backend=backend)
+    scaled, _ = run(linear_policy_loss, case, backend=backend, upstream=-4.0)
+    for a, b in zip(once[1:], scaled[1:]):
+        assert torch.equal(a * -4.0, b)
+
+
+def test_backward_twice_over_a_kept_graph_agrees():
+    case = head_case(9, 40, 5)
+    hidden, weight = leaves(case, "hidden", "weight")
+    loss = linear_policy_loss(hidden, weight, case["target"], case["token_weight"]).loss
+    first = torch.autograd.grad(loss * 3, [hidden, weight], retain_graph=True)
+    second = torch.autograd.grad(loss * 3, [hidden, weight])
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+def test_gradients_pass_gradcheck():
+    case = head_case(6, 23, 4)
+    inputs = leaves(case, *ALL, dtype=torch.float64)
+    case["token_weight"][2] = 0.0
+    old = torch.full((6,), -3.0, dtype=torch.float64)
+
+    def loss(hidden, weight, bias):
+        return linear_policy_loss(
+            hidden,
+            weight,
+            case["target"],
+            case["token_weight"].double(),
+            bias=bias,
+            temperature=0.8,
+            softcap=4.0,
+            entropy_coef=0.2,
+            chunk_rows=2,
+            surrogate=PpoClip(5.0, 5.0, kl="k2"),
+            old_logprob=old,
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_second_derivatives_are_refused():
+    hidden, weight = leaves(case := head_case(4, 9, 3), "hidden", "weight")
+    loss = linear_policy_loss(hidden, weight, case["target"], case["token_weight"]).loss
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+
+
+def test_only_the_gradients_that_are_wanted_are_made():
+    case = head_case(8, 30, 4)
+    args = (case["target"], case["token_weight"])
+    (hidden,) = leaves(case, "hidden")
+    linear_policy_loss(hidden, case["weight"], *args).loss.backward()
+    full, _ = run(linear_policy_loss, {**case, "bias": torch.zeros(30)})
+    assert torch.equal(hidden.grad, full[1])
+    (weight,) = leaves(case, "weight")
+    linear_policy_loss(case["hidden"], weight, *args).loss.backward()
+    assert torch.equal(weight.grad, full[2])
+    with torch.no_grad():
+        assert not linear_policy_loss(hidden, weight, *args).loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accumulate_into_grad_adds_in_float32(dtype):
+    case = head_case(40, 55, 6, dtype=dtype)
+    truth, _ = run(reference.linear_policy_loss, case, dtype=torch.float64)
+    base, _ = run(reference.linear_policy_loss, case)
+    hidden, weight, bias = leaves(case, *ALL)
+    args = (case["target"], case["token_weight"])
+    for _ in range(2):
+        options = {"bias": bias, "accumulate_into_grad": True, "chunk_rows": 16}
+        linear_policy_loss(hidden, weight, *args, **options).loss.backward()
+    assert weight.grad.dtype == bias.grad.dtype == torch.float32
+    eps = 4e-6 if dtype == torch.float32 else 2e-2
+    for name, x, t, b in zip(ALL, (hidden, weight, bias), truth[1:], base[1:]):
+        assert_as_good_as(x.grad.double() / 2, t, b, name=name, eps=eps)
+
+
+def test_accumulate_into_grad_wants_upstream_one_and_a_leaf():
+    hidden, weight = leaves(case := head_case(4, 9, 3), "hidden", "weight")
+    args = (case["target"], case["token_weight"])
+    loss = linear_policy_loss(hidden, weight, *args, accumulate_into_grad=True).loss
+    with pytest.raises(RuntimeError, match=r"upstream gradient of 1, got 0\.5"):
+        (loss * 0.5).backward()
+    with pytest.raises(ValueError, match="weight: accumulate_into_grad expected a leaf"):
+        linear_policy_loss(hidden, weight * 1, *args, accumulate_into_grad=True)
+
+
+def test_tied_embedding_gets_both_gradients():
+    case = head_case(10, 30, 4)
+    grads = []
+    for accumulate in (False, True):
+        (weight,) = leaves(case, "weight")
+        hidden = torch.nn.functional.embedding(case["target"], weight).tanh()
+        args = (hidden, weight, case["target"], case["token_weight"])
+        linear_policy_loss(*args, accumulate_into_grad=accumulate).loss.backward()
+        grads.append(weight.grad)
+    (weight,) = leaves(case, "weight")
+    hidden = torch.nn.functional.embedding(case["target"], weight).tanh()
+    args = (hidden, weight, case["target"], case["token_weight"])
+    reference.linear_policy_loss(*args).backward()
+    assert torch.allclose(grads[0], weight.grad, atol=1e-5)
+    assert torch.allclose(grads[1], weight.grad, atol=1e-5)
+
+
+def test_autocast_casts_hidden_and_weight():
+    case = head_case(20, 64, 8)
+    hidden, weight = leaves(case, "hidden", "weight")
+    args = (case["target"], case["token_weight"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = linear_policy_loss(hidden.bfloat16(), weight, *args)
+    result.loss.backward()
+    half = [x.bfloat16().requires_grad_() for x in (case["hidden"], case["weight"])]
+    expected = linear_policy_loss(*half, *args)
+    expected.loss.backward()
+    assert torch.equal(result.loss, expected.loss) and result.logprob.dtype == torch.float32
+    assert weight.grad.dtype == torch.float32
+    assert torch.equal(weight.grad, half[1].grad.float())
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Fails on operators that would read a device's memory from the host after the first gather."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "item", "is_nonzero", "equal"), name
+        self.gathers += name in ("nonzero", "masked_select")
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_chunk_loop_never_waits_for_the_device():
+    case = head_case(40, 30, 4)
+    case["token_weight"][::2] = 0.0
+    buffers = [torch.empty_like(case[name]) for name in ALL]
+    args = [case["hidden"], case["weight"], case["bias"], case["target"], case["token_weight"]]
+    args += [case["token_weight"], None, None, *buffers, False, 1.0, None, "PpoClip"]
+    args += [PpoClip().numbers(), 0.1, torch.float32, "reference", 4]
+    with NoSynchronisation() as mode:
+        policy_ops.policy_loss._init_fn(*args)
+    assert mode.gathers == 1
