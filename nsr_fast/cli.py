@@ -1,5 +1,6 @@
 """The command `nsr-fast`. Exit codes: 0 done, 2 bad input, 3 stopped by a guard, 1 else."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ _USAGE = """usage: nsr-fast VERB [options]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is first imported
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE, end="")

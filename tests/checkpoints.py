@@ -21,7 +21,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,  # head_dim 32: the smallest that vLLM's CPU attention takes
     "num_key_value_heads": 1,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 8192,
     "bos_token_id": None,
     "eos_token_id": 2,
     "pad_token_id": 0,

@@ -10,7 +10,7 @@ from nsr_fast.cli import main
 
 @pytest.fixture
 def run(tmp_path, checkpoint, capsys):
-    """run(rows=..., key=value) -> exit code, error lines, output of a dry run valid but for them."""
+    """run(rows=..., key=value) -> exit code, error lines and output of a dry run."""
     folder = checkpoint("qwen2")
 
     def call(rows=({"prompt": "1+1", "answer": "2"},), config_text=None, **keys):
