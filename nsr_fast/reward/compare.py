@@ -31,6 +31,7 @@ MAX_ITEMS = 64
 
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 _SETS = re.compile(r"\\(?:setminus|backslash|cap|mathbb|emptyset)(?![a-zA-Z])")
+_GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 _UNITS: dict[str, str] = {}
 for _names in (
     "m meter meters metre metres",
@@ -103,6 +104,8 @@ def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
         both_known = a.unit in _UNITS and b.unit in _UNITS
         if both_known or {a.unit, b.unit} & {"%", "degree"}:
             return False
+    if ":" in a.text or ":" in b.text:  # a time or a ratio is compared as written
+        return letters(a.text) == letters(b.text) and (a.unit == b.unit or not (a.unit and b.unit))
     if letters(a.text) == letters(b.text) and a.text.isalpha() and b.text.isalpha():
         return len(a.text) == 1 or a.text == b.text
     outcome = leaf_equal(a.text, b.text)
@@ -144,6 +147,14 @@ def _unordered(a: Collection | Union, b: Collection | Union, leaf_equal: LeafEqu
     if len(a.items) != len(b.items):
         return _covered(a, b, leaf_equal) and _covered(b, a, leaf_equal)
     return _covered(a, b, leaf_equal)
+
+
+def _grouped(a: Collection, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
+    """60,120 is a number with a thousands comma, but against a list it is a list."""
+    if not _GROUPED.fullmatch(b.text):
+        return False
+    items = tuple(Leaf(number, b.unit) for number in b.text.split(","))
+    return _unordered(a, Collection(items), leaf_equal)
 
 
 def _covered(a: Collection | Union, b: Collection | Union, leaf_equal: LeafEqual) -> Outcome:
@@ -280,6 +291,7 @@ _RULES = (
     ((Relation, Relation), _relations),
     ((Matrix, Sequence), _vector),
     ((Sequence, Collection), _assignments),
+    ((Collection, Leaf), _grouped),
     ((Relation, (Leaf, Sequence, Collection, Union, Matrix, Based, Words)), _relation_and_any),
     ((Words, object), _words_and_any),
 )

@@ -44,6 +44,7 @@ _FONT = re.compile(
 )
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\ | )\d{3})+(?![\d])")
+_FRACTION_THOUSANDS = re.compile(r"(\\frac\{(?:[^{}]*\}\{)?)(\d{1,3}(?:,\d{3})+)(?=\})")
 _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+) */ *(\d+)")
 _FUNCTION_NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan arccot arccsc sinh cosh tanh ln log exp lg max "
@@ -70,8 +71,11 @@ def normalised(text: str) -> str:
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m.group()), text).replace("\\,", " ")
     text = _COMMAND.sub(_renamed, _DROPPED.sub(" ", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    text = _FRACTION_THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
     text = _words_as_text(_without_fonts(text))
-    text = re.sub(r"(?<=\d) +(?=\d)", ",", _braced_scripts(text))
+    text = re.sub(r"(?<![\^_}a-zA-Z])\{(\\text\{[^{}]*\}|[0-9A-Z]+(?=\}_))\}", r"\1", text)
+    text = re.sub(r"\\frac +(\d) +(\d)", r"\\frac{\1}{\2}", _braced_scripts(text))
+    text = re.sub(r"(?<=\d) +(?=\d)", ",", text)
     return _braced(_packed(text)).replace(_NEWLINE, "\\\\").rstrip(".,;: ")
 
 
@@ -101,16 +105,15 @@ def _without_fonts(text: str) -> str:
 
 def _without_font(match: re.Match) -> str:
     inner = match.group(1).strip()
-    if inner in _FUNCTIONS:
+    is_word_font = _WORD_FONT.match(match.group())
+    if inner in _FUNCTIONS and not (is_word_font and inner == "min"):
         return f"\\{inner} "
-    has_word = re.search(
-        r"[a-zA-Z]{2,}" if not _WORD_FONT.match(match.group()) else "[a-zA-Z]", inner
-    )
+    has_word = re.search("[a-zA-Z]" if is_word_font else "[a-zA-Z]{2,}", inner)
     is_number_or_formula = any(c.isdigit() or c in "\\=_<>+" for c in inner.partition("^")[0])
     if not has_word or is_number_or_formula or inner in ("e", "i", "d"):
         after_script = match.string[: match.start()].endswith(("^", "_"))
         return f"{{{inner}}}" if after_script else f" {inner} "
-    return f"\\TEXT{{{inner}}}"
+    return ",".join(f"\\TEXT{{{part}}}" for part in inner.split(","))
 
 
 def _words_as_text(text: str) -> str:

@@ -23,7 +23,9 @@ _UNIT = re.compile(r"(.*?[^\\,(\[{^_])((?:/?\\text\{[^{}]*\}(?:\^\{-?\d\})?)+)",
 _DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{[cf]\}|[CF])?")
 _ANGLE = re.compile(r"\\(?:circ|sin|cos|tan|cot|sec|csc)")
 _VARIABLE = re.compile(
-    r"(?:[a-zA-Z]|\\(?!pi\b)[a-z]+|\\text\{[^{}]*\})(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]*\))?"
+    r"(?:m?\\angle ?)?"
+    r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!pi\b)[a-z]+|\\text\{[^{}]*\}|\\overline\{[A-Z]*\})"
+    r"(?:_\{[^{}]*\}|'|\^\{-1\})*(?:\([a-zA-Z0-9,]*\))?"
 )
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 _BASE_WORDS |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
@@ -232,7 +234,7 @@ def _based(text: str, depth: int) -> Shape | None:
         return None
     base = match.group(2)
     number = int(base) if base.isdigit() else _BASE_WORDS.get(base)
-    is_number = number is not None and 2 <= number <= 36 and match.group(1)[0].isdigit()
+    is_number = number is not None and 2 <= number <= 36 and re.search(r"\d", match.group(1))
     return Based(match.group(1), number) if is_number else None
 
 
