@@ -56,17 +56,22 @@ def print_info() -> None:
     """The aligned page behind `nsr-fast info`."""
     about = environment()
     threads = f"{about['cpu_count']} CPUs, torch uses {about['torch_threads']}"
-    print(f"python      {about['python']} ({sys.executable})")
-    print(f"platform    {about['platform']}, {threads}")
-    for name, version in about["packages"].items():
-        print(f"{name:11} {version or 'not installed'}")
-    for gpu in about["gpus"]:
-        print(f"gpu         {gpu['name']}, {gpu['memory_gib']} GiB, sm {gpu['compute_capability']}")
+    rows = [
+        ("python", f"{about['python']} ({sys.executable})"),
+        ("platform", f"{about['platform']}, {threads}"),
+        *((name, version or "not installed") for name, version in about["packages"].items()),
+        *(
+            ("gpu", f"{gpu['name']}, {gpu['memory_gib']} GiB, sm {gpu['compute_capability']}")
+            for gpu in about["gpus"]
+        ),
+    ]
     if not about["gpus"]:
-        print("gpu         none that torch can use")
+        rows.append(("gpu", "none that torch can use"))
     for kind, reasons in (("backend", about["backends"]), ("engine", about["engine"])):
         for name, reason in reasons.items():
-            print(f"{kind:11} {name:10} {'available' if reason is None else 'no: ' + reason}")
+            rows.append((kind, f"{name:10} {'available' if reason is None else 'no: ' + reason}"))
+    for name, text in rows:
+        print(f"{name:13} {text}")
 
 
 def _version(name: str) -> str | None:

@@ -5,8 +5,10 @@ The only file that imports vLLM. It uses two public doors into the engine's mode
 """
 
 import gc
+import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -165,12 +167,14 @@ def _import_vllm(on_cpu: bool):
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from vllm.platforms import current_platform
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # for what it says before it reads the above
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from vllm.platforms import current_platform
 
-    if on_cpu:  # 25 s of Inductor and g++ for one comparison kernel, paid at the first generate
-        current_platform.simple_compile_backend = "eager"
-    from vllm import LLM
-
+        if on_cpu:  # 25 s of Inductor and g++ for one comparison kernel at the first generate
+            current_platform.simple_compile_backend = "eager"
+        from vllm import LLM
     return LLM
 
 

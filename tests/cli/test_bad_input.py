@@ -1,6 +1,7 @@
 """Every bad input ends in one clear line and exit code 2, before a model is loaded."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -139,3 +140,11 @@ def test_words_that_are_no_options(capsys):
         assert main(words) == 2
         error = capsys.readouterr().err.strip().splitlines()
         assert len(error) == 1 and part in error[0], error
+
+
+def test_info_names_versions_devices_and_reasons(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", "torch", "transformers", "gpu", "backend", "reference", "vllm"):
+        assert word in out
+    assert re.search(r"backend +cpu +available", out)
