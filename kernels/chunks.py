@@ -120,7 +120,16 @@ def clear_unused(gradients: Gradients, num_rows: int, active: Tensor | None) -> 
                 buffer.zero_()
 
 
-def row_functions(head: Head) -> tuple[Callable, Callable, Callable]:
-    """row_stats, row_grad_ and row_stats_grad_ of the head's backend."""
+@dataclass(frozen=True, slots=True)
+class RowFunctions:
+    """The three row operations of kernels/reference.py; row_stats_grad_ may be None."""
+
+    row_stats: Callable
+    row_grad_: Callable
+    row_stats_grad_: Callable | None
+
+
+def row_functions(head: Head) -> RowFunctions:
+    """Those of the head's backend."""
     module = row_kernels(head.backend)
-    return module.row_stats, module.row_grad_, module.row_stats_grad_
+    return RowFunctions(module.row_stats, module.row_grad_, module.row_stats_grad_)

@@ -79,7 +79,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
-    row_stats, _, _ = row_functions(head)
+    row_stats = row_functions(head).row_stats
     wide = torch.promote_types(logits_dtype, torch.float32)
     results = hidden.new_empty(3, hidden.shape[0], dtype=wide)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -118,7 +118,7 @@ def _backward(
     """Gradients of hidden, weight and bias; an empty tensor where `wanted` is false."""
     backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
-    _, row_grad_, _ = row_functions(head)
+    row_grad_ = row_functions(head).row_grad_
     buffers = _buffers(hidden, weight, bias, wanted)
     kept = (buffer if want else None for buffer, want in zip(buffers, wanted))
     gradients = Gradients(*kept)

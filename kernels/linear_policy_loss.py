@@ -86,7 +86,9 @@ def linear_policy_loss(
         "sampler_logprob": sampler_logprob,
         "ref_logprob": ref_logprob,
     }
-    _check_options(surrogate, sides, hidden, entropy_coef, tail_mass, chunk_rows)
+    check_options(surrogate, sides, hidden, entropy_coef, chunk_rows)
+    if tail_mass != 0.0:
+        raise ValueError(f"tail_mass: expected 0.0 (exact gradients), got {tail_mass!r}")
     check_backend(backend, hidden.device, logits_dtype or hidden.dtype)
     buffers = _gradient_buffers(hidden, weight, bias, grad_owner, accumulate_into_grad)
     key, numbers = surrogate_key(surrogate)
@@ -109,11 +111,40 @@ def linear_policy_loss(
         chunk_rows,
     )
     loss = _attach(loss, hidden, weight, bias, buffers, accumulate_into_grad)
+    return policy_result(loss, rows, token_weight, temperature)
+
+
+def policy_result(
+    loss: Tensor, rows: Tensor, token_weight: Tensor, temperature: float
+) -> PolicyLoss:
+    """PolicyLoss from the loss and the rows of stats.ROW_NAMES [10, T]."""
     columns = dict(zip(ROW_NAMES, rows.unbind(0)))
     lse = columns.pop("lse")
     weights = token_weight.detach().to(rows)
     stats = PolicyStats(token_weight=weights, temperature=temperature, **columns)
     return PolicyLoss(loss, stats.logprob, stats.entropy, lse, stats)
+
+
+def check_options(
+    surrogate: SurrogateFn | None,
+    sides: dict[str, Tensor | None],
+    hidden: Tensor,
+    entropy_coef: float,
+    chunk_rows: int | None,
+) -> None:
+    """Side inputs, surrogate and numbers; ValueError with name, expected, got."""
+    for name, side in sides.items():
+        check_per_token(name, side, hidden.shape[0], hidden.device)
+    if surrogate is not None and not callable(surrogate):
+        raise ValueError(f"surrogate: expected None or a callable, got {surrogate!r}")
+    if isinstance(surrogate, Surrogate):
+        for name in surrogate.required():
+            if sides[name] is None:
+                raise ValueError(f"{name}: expected [T], got None; {surrogate!r} reads it")
+    if not isinstance(entropy_coef, (int, float)) or entropy_coef != entropy_coef:
+        raise ValueError(f"entropy_coef: expected a number, got {entropy_coef!r}")
+    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
+        raise ValueError(f"chunk_rows: expected None or an integer >= 1, got {chunk_rows!r}")
 
 
 def _check(
@@ -131,30 +162,6 @@ def _check(
     check_per_token("token_weight", token_weight, hidden.shape[0], where)
     if not torch.compiler.is_compiling() and not target.is_cuda:
         check_targets(target, weight.shape[0], token_weight != 0)
-
-
-def _check_options(
-    surrogate: SurrogateFn | None,
-    sides: dict[str, Tensor | None],
-    hidden: Tensor,
-    entropy_coef: float,
-    tail_mass: float,
-    chunk_rows: int | None,
-) -> None:
-    for name, side in sides.items():
-        check_per_token(name, side, hidden.shape[0], hidden.device)
-    if surrogate is not None and not callable(surrogate):
-        raise ValueError(f"surrogate: expected None or a callable, got {surrogate!r}")
-    if isinstance(surrogate, Surrogate):
-        for name in surrogate.required():
-            if sides[name] is None:
-                raise ValueError(f"{name}: expected [T], got None; {surrogate!r} reads it")
-    if not isinstance(entropy_coef, (int, float)) or entropy_coef != entropy_coef:
-        raise ValueError(f"entropy_coef: expected a number, got {entropy_coef!r}")
-    if tail_mass != 0.0:
-        raise ValueError(f"tail_mass: expected 0.0 (exact gradients), got {tail_mass!r}")
-    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
-        raise ValueError(f"chunk_rows: expected None or an integer >= 1, got {chunk_rows!r}")
 
 
 def _gradient_buffers(

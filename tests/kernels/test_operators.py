@@ -1,0 +1,103 @@
+"""The torch.library operators: opcheck, and torch.compile with fullgraph=True."""
+
+import pytest
+import torch
+from linear_cases import ALL, head_case, leaves
+
+from nsr_fast.kernels import linear_logprobs as logprobs_module
+from nsr_fast.kernels import policy_ops
+from nsr_fast.kernels.linear_logprobs import linear_logprobs
+from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels.surrogates import PpoClip, TokenTerms, register_surrogate
+
+
+@register_surrogate
+def doubled(rows):
+    return TokenTerms(-2 * rows.token_weight * rows.logprob, -2 * rows.token_weight)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_opcheck_passes_for_the_policy_loss(backend):
+    case = head_case(9, 33, 5)
+    case["token_weight"][::3] = 0.0
+    old = case["token_weight"] - 3
+    buffers = [torch.empty_like(case[name]) for name in ALL]
+    args = [case[name] for name in (*ALL, "target", "token_weight")]
+    args += [old, None, None, *buffers, False, 0.9, None, "PpoClip", PpoClip().numbers()]
+    args += [0.1, torch.float32, backend, 4]
+    torch.library.opcheck(policy_ops.policy_loss, args)
+
+
+def test_opcheck_passes_for_the_gradient_carriers():
+    case = head_case(9, 33, 5)
+    pair = leaves(case, "hidden", "weight")
+    gradients = [case["hidden"].clone(), case["weight"].clone()]
+    torch.library.opcheck(policy_ops.with_gradients, (torch.tensor(1.0), pair, gradients, False))
+    torch.library.opcheck(policy_ops.scale_, (gradients, torch.tensor(2.0), False))
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_opcheck_passes_for_linear_logprobs(has_bias):
+    case = head_case(9, 33, 5)
+    hidden, weight, bias = leaves(case, *ALL)
+    bias = bias if has_bias else None
+    options = (0.9, 5.0, torch.float32, "cpu")
+    args = (hidden, weight, bias, case["target"], *options)
+    torch.library.opcheck(logprobs_module._forward, args)
+    inputs = [x if x is None else x.detach() for x in (hidden, weight, bias)]
+    w = case["token_weight"]
+    args = (w, w, w, w.abs(), *inputs, case["target"], *options, [True, True, has_bias])
+    torch.library.opcheck(logprobs_module._backward, args)
+
+
+def policy(case, surrogate, accumulate=False):
+    def step(hidden, weight, bias):
+        out = linear_policy_loss(
+            hidden.tanh(),
+            weight,
+            case["target"],
+            case["token_weight"],
+            bias=bias,
+            surrogate=surrogate,
+            old_logprob=case["token_weight"] - 3,
+            entropy_coef=0.1,
+            accumulate_into_grad=accumulate,
+        )
+        return out.loss + 0 * out.entropy.sum()
+
+    return step
+
+
+def logprobs(case):
+    def step(hidden, weight, bias):
+        out = linear_logprobs(hidden.tanh(), weight, case["target"], bias=bias, temperature=0.7)
+        return (out.logprob * case["token_weight"]).sum() + out.entropy.mean()
+
+    return step
+
+
+def assert_compiled_equals_eager(step, case, mode, fill=None):
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend=mode)):
+        inputs = leaves(case, *ALL)
+        if fill is not None:
+            inputs[1].grad, inputs[2].grad = (torch.full_like(x, fill) for x in inputs[1:])
+        loss = function(*inputs)
+        loss.backward()
+        results.append([loss.detach(), *(x.grad for x in inputs)])
+    for eager, compiled in zip(*results):
+        assert torch.allclose(eager, compiled, atol=1e-6)
+
+
+MODES = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_operations_equal_eager_ones(mode):
+    case = head_case(9, 33, 5)
+    case["token_weight"][::3] = 0.0
+    torch._dynamo.reset()
+    for surrogate in (None, PpoClip(0.2, 0.28), PpoClip(0.3), doubled):
+        assert_compiled_equals_eager(policy(case, surrogate), case, mode)
+    assert_compiled_equals_eager(policy(case, None, accumulate=True), case, mode, fill=1.0)
+    assert_compiled_equals_eager(logprobs(case), case, mode)
