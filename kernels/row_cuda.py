@@ -1,7 +1,7 @@
 """Row operations on CUDA tensors through nsr_fast._cuda (CUDA C++ in csrc/cuda).
 
 Same signatures and meaning as kernels/reference.py, for float32, bfloat16 and float16 tiles. On
-sm_90 and later a thread-block cluster holds a row in shared memory, so each element is read once and
+sm_90 and later a thread-block cluster holds a row in shared memory: each element is read once and
 written once. Elsewhere one block per row: two reads and one write. `path` forces "block" or
 "cluster" (tests, benchmarks).
 """
