@@ -101,7 +101,7 @@ def train(model, tokenizer, options) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the Countdown base policy.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--mistaken-share", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
