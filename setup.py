@@ -14,6 +14,7 @@ from glob import glob
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CUDA = os.environ.get("NSR_FAST_CUDA", "auto")
 ARCHS = os.environ.get("NSR_FAST_CUDA_ARCHS", "80;90;100;120").split(";")
@@ -21,11 +22,9 @@ DEBUG = os.environ.get("NSR_FAST_DEBUG", "0") == "1"
 CPU_FLAGS = ["-std=c++17", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wno-psabi"]
 CPU_FLAGS += ["-fno-trapping-math"]  # never -ffast-math: NaN and -inf have a meaning here
 CPU_FLAGS += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
-ISAS = {"baseline": []}
-if IS_X86 := platform.machine().lower() in ("x86_64", "amd64"):
-    ISAS["avx2"] = ["-mavx2", "-mfma"]
-    ISAS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-CUDA_SOURCES = sorted(glob("csrc/cuda/*.cu") + glob("csrc/cuda/*.cpp"))
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512}
+ISAS = {"baseline": []} | (X86 if platform.machine().lower() in ("x86_64", "amd64") else {})
 
 
 def cuda_obstacle() -> str | None:
@@ -34,11 +33,9 @@ def cuda_obstacle() -> str | None:
         raise SystemExit(f"NSR_FAST_CUDA: expected auto, 1 or 0, got {CUDA!r}")
     if CUDA == "0":
         return "NSR_FAST_CUDA=0"
-    obstacle = None if shutil.which("nvcc") else "nvcc is not on PATH"
-    obstacle = obstacle if CUDA_SOURCES else "no sources in csrc/cuda"
-    if obstacle and CUDA == "1":
-        raise SystemExit(f"NSR_FAST_CUDA=1, but nsr_fast._cuda cannot be built: {obstacle}")
-    return obstacle
+    if CUDA == "1" and not shutil.which("nvcc"):
+        raise SystemExit("NSR_FAST_CUDA=1, but nvcc is not on PATH")
+    return None if shutil.which("nvcc") else "nvcc is not on PATH"
 
 
 class BuildExt(build_ext):
@@ -48,12 +45,9 @@ class BuildExt(build_ext):
         if ext.name.endswith("_cuda"):
             return self.run_nvcc(ext)
         for isa, flags in ISAS.items():
-            ext.extra_objects += self.compiler.compile(
-                ["csrc/cpu/rows.cpp"],
-                output_dir=os.path.join(self.build_temp, isa),
-                macros=[("NSR_ISA", isa)],
-                extra_postargs=[*CPU_FLAGS, *flags],
-            )
+            options = {"macros": [("NSR_ISA", isa)], "extra_postargs": [*CPU_FLAGS, *flags]}
+            options["output_dir"] = os.path.join(self.build_temp, isa)
+            ext.extra_objects += self.compiler.compile(["csrc/cpu/rows.cpp"], **options)
         super().build_extension(ext)
 
     def run_nvcc(self, ext: Extension) -> None:
@@ -62,14 +56,10 @@ class BuildExt(build_ext):
         flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
         flags += [f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"]
         flags += ["-std=c++17", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden,-g0"]
-        flags += ["-G", "-lineinfo"] if DEBUG else ["-O3"]
+        flags += ["-G", "-lineinfo"] if DEBUG else ["-O3", "-Xlinker=-s"]
         flags += [f"-I{path}" for path in [*ext.include_dirs, *self.include_dirs]]
-        command = ["nvcc", "-shared", *flags, *ext.sources, "-o", output]
-        if subprocess.run(command, check=False).returncode == 0:
-            return
-        if CUDA == "1":
-            raise SystemExit("nsr_fast._cuda: nvcc failed")
-        print("nsr_fast: _cuda left out: nvcc failed")
+        if subprocess.call(["nvcc", "-shared", *flags, *ext.sources, "-o", output]):
+            raise CompileError("nvcc failed")  # a warning while the extension is optional
 
 
 obstacle = cuda_obstacle()
@@ -79,12 +69,14 @@ cpu = Pybind11Extension(
     "nsr_fast._cpu",
     ["csrc/cpu/bind.cpp"],
     depends=glob("csrc/cpu/*"),
-    define_macros=[("NSR_HAS_X86_ISAS", "1")] if IS_X86 else [],
+    define_macros=[("NSR_HAS_X86_ISAS", "1")] if "avx2" in ISAS else [],
     extra_compile_args=CPU_FLAGS,
     extra_link_args=["-fopenmp", "-s"],
 )
-include = [*cpu.include_dirs, "csrc/common", "csrc/cuda"]
-cuda = [] if obstacle else [Extension("nsr_fast._cuda", CUDA_SOURCES, include_dirs=include)]
+sources = sorted([*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")])
+include = [*cpu.include_dirs, "csrc/cuda"]
+cuda = Extension("nsr_fast._cuda", sources, include_dirs=include, optional=CUDA == "auto")
 AREAS = ["data", "evaluate", "kernels", "memory", "objective", "reward", "rollout", "train"]
 packages = ["nsr_fast", *(f"nsr_fast.{a}" for a in AREAS if os.path.isdir(f"nsr_fast/{a}"))]
-setup(ext_modules=[cpu, *cuda], cmdclass={"build_ext": BuildExt}, packages=packages)
+cpu_and_cuda = [cpu] if obstacle else [cpu, cuda]
+setup(ext_modules=cpu_and_cuda, cmdclass={"build_ext": BuildExt}, packages=packages)

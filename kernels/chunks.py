@@ -103,7 +103,7 @@ def add_gradients(head: Head, chunk: Chunk, gradients: Gradients) -> None:
         if isinstance(chunk.rows, slice):
             gradients.hidden[chunk.rows] = part
         else:
-            gradients.hidden.index_copy_(0, chunk.rows, part)
+            gradients.hidden.index_copy_(0, chunk.rows, part.to(gradients.hidden.dtype))
     if gradients.weight is not None:
         weight_grad_(gradients.weight, chunk.logits, chunk.hidden, overwrite=overwrite)
     if gradients.bias is not None:

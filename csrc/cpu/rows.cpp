@@ -221,8 +221,12 @@ void one_row(const Tile& tile, int64_t r, const StatsOut* out, const Saved* save
 
 template <class T, bool HAS_SOFTCAP>
 void all_rows(const Tile& tile, const StatsOut* out, const Saved* saved, const Coefficients* coef) {
-  const int64_t batch = tile.vocab < 65536 ? 65536 / tile.vocab : 1;
-#pragma omp parallel for schedule(dynamic, batch) num_threads(tile.num_threads)
+  if (tile.rows == 0) return;
+  // Waking a thread costs more than some 30,000 elements of work.
+  const int64_t batch = tile.vocab < 32768 ? 32768 / tile.vocab : 1;
+  const int64_t most = (tile.rows + batch - 1) / batch;
+  const int threads = most < tile.num_threads ? static_cast<int>(most) : tile.num_threads;
+#pragma omp parallel for schedule(dynamic, batch) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < tile.rows; ++r) one_row<T, HAS_SOFTCAP>(tile, r, out, saved, coef);
 }
 
