@@ -5,7 +5,9 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-export PYTHON TORCH_INDEX
+# The locked torch is a CPU build: the CUDA extension could not be used here (auto builds it with nvcc).
+NSR_FAST_CUDA ?= 0
+export PYTHON TORCH_INDEX NSR_FAST_CUDA
 
 .PHONY: setup demo test test-all lint bench clean
 

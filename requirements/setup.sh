@@ -20,4 +20,5 @@ if [ -n "${TORCH_INDEX:-}" ]; then
     echo "setup: $TORCH_INDEX does not answer; torch comes from pip's configured indexes" >&2
   fi
 fi
-"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "${index[@]}" -r "$here/cpu.txt"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps \
+  "${index[@]}" -r "$here/cpu.txt"
