@@ -46,7 +46,7 @@ class Progress:
 
     def round_done(self, metrics: Mapping) -> None:
         """Show one round's metrics."""
-        self._round_seconds.append(metrics["time/round"])
+        self._round_seconds.append(metrics["round_time"])
         self._rows.append(metrics)
         if self._live:
             self._live.update(self._panel())

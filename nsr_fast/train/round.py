@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from transformers import PreTrainedModel
 
@@ -90,12 +91,12 @@ def trained_sequences(
 
 def check_update(update: UpdateMetrics, round_index: int, drift_limit: float) -> None:
     """Stop on a non-finite gradient (no weight was changed by it) or on a drifting engine."""
-    if update.grad_norm != update.grad_norm or update.grad_norm == float("inf"):
+    if not isfinite(update.grad_norm):
         raise GuardStop(
             f"round {round_index}: the gradient norm is {update.grad_norm}; that step was not "
             "taken. Lower learning_rate, or look at the rollouts of the round before"
         )
-    if update.drift_mean > drift_limit:
+    if not update.drift_mean <= drift_limit:
         raise GuardStop(
             f"round {round_index}: trainer and engine disagree by {update.drift_mean:.2e} nats a "
             f"token on average (limit {drift_limit:.0e}): the engine does not run the trainer's "
@@ -149,4 +150,4 @@ class _PhaseClock:
         self._last = now
 
     def metrics(self) -> dict[str, float]:
-        return {**self._phases, "time/round": self._last - self._start}
+        return {**self._phases, "round_time": self._last - self._start}

@@ -138,3 +138,18 @@ def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(inputs, checkpo
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("nsr-fast: ") and "wrong_length" in last and "16" in last
     assert "Traceback" not in done.stderr
+
+
+def test_drift_over_the_limit_stops_the_run_with_code_3(inputs, checkpoint):
+    done = nsr_fast(
+        "train",
+        model=checkpoint("qwen2"),
+        data=inputs / "data.jsonl",
+        reward=f"{inputs}/reward.py:every_other",
+        output_dir=inputs / "run",
+        template="none",
+        drift_limit=1e-12,
+        **SETTINGS,
+    )
+    assert done.returncode == 3
+    assert "disagree by" in done.stderr.strip().splitlines()[-1]
