@@ -49,7 +49,9 @@ def extreme_tile(dtype: torch.dtype, device="cpu") -> tuple[Tensor, Tensor]:
     return logits, target
 
 
-def check_stats(got: reference.RowStats, logits: Tensor, target: Tensor, **scaling) -> None:
+def check_stats(
+    got: reference.RowStats, logits: Tensor, target: Tensor, *, slack=1.0, **scaling
+) -> None:
     """Against float64 on the same device; lse to the rounding of its own magnitude."""
     want = reference.row_stats(logits.double(), target, **scaling)
     size = want.lse.nan_to_num(posinf=0.0, neginf=0.0).abs()
@@ -57,7 +59,7 @@ def check_stats(got: reference.RowStats, logits: Tensor, target: Tensor, **scali
         value, truth = getattr(got, name).double(), getattr(want, name)
         bound = 3e-6 + 3e-6 * truth.nan_to_num(posinf=0.0, neginf=0.0).abs()
         bound += 2e-7 * size if name == "lse" else 0.0
-        check_close(value, truth, bound, name)
+        check_close(value, truth, bound * slack, name)
     assert not (got.logprob > 0).any()
     assert torch.equal(got.greedy, want.greedy)
 
