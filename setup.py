@@ -6,7 +6,6 @@ NSR_FAST_DEBUG=1          line information and no optimisation
 """
 
 import os
-import platform
 import shutil
 import subprocess
 from glob import glob
@@ -24,7 +23,7 @@ CPU_FLAGS += ["-fno-trapping-math"]  # never -ffast-math: NaN and -inf have a me
 CPU_FLAGS += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512}
-ISAS = {"baseline": []} | (X86 if platform.machine().lower() in ("x86_64", "amd64") else {})
+ISAS = {"baseline": []} | (X86 if os.uname().machine in ("x86_64", "amd64") else {})
 
 
 def cuda_obstacle() -> str | None:
@@ -52,7 +51,6 @@ class BuildExt(build_ext):
 
     def run_nvcc(self, ext: Extension) -> None:
         output = self.get_ext_fullpath(ext.name)
-        os.makedirs(os.path.dirname(output), exist_ok=True)
         flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
         flags += [f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"]
         flags += ["-std=c++17", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden,-g0"]
