@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -63,20 +64,21 @@ class VllmEngine:
                 "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
             }
         llm_class = _import_vllm(on_cpu)
-        self._llm = llm_class(
-            model=model_dir,
-            dtype=str(trainer.dtype).removeprefix("torch."),
-            skip_tokenizer_init=True,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            enforce_eager=on_cpu,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            seed=seed,
-            **memory,
-        )
+        with _no_future_warnings():
+            self._llm = llm_class(
+                model=model_dir,
+                dtype=str(trainer.dtype).removeprefix("torch."),
+                skip_tokenizer_init=True,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                enforce_eager=on_cpu,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                seed=seed,
+                **memory,
+            )
         self._apply(lambda model: share_weights(model, trainer))
         self._llm.reset_prefix_cache()
 
@@ -168,14 +170,20 @@ def _import_vllm(on_cpu: bool):
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("vllm").setLevel(logging.ERROR)  # for what it says before it reads the above
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with _no_future_warnings():
         from vllm.platforms import current_platform
 
         if on_cpu:  # 25 s of Inductor and g++ for one comparison kernel at the first generate
             current_platform.simple_compile_backend = "eager"
         from vllm import LLM
     return LLM
+
+
+@contextmanager
+def _no_future_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:
