@@ -8,8 +8,9 @@ before it. Boxes joined by nothing but "or", "and" or a comma are one answer wit
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*(?:\{|[0-9]+)|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(?:\{|[0-9]+)|\\.|[{}]", re.DOTALL)
 _JOINT = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\text\{|\}|\b(?:or|and)\b)*")
+MAX_VALUES = 64
 _MAX_JOINT_CHARS = 40
 _BLANK = re.compile(r"(?:\s|~|\$|\\[,;:! ])*")
 
@@ -38,13 +39,26 @@ def extract_boxed(response: str) -> Extraction:
     last = boxes[-1]
     if last.end is None:
         return Extraction(None, "truncated")
-    closed = (box for box in boxes if box.end is not None)
-    outer = next(box for box in closed if box.start <= last.start and box.end >= last.end)
-    values = [text[outer.inside : outer.end]]
-    while before := _joined_before(text, boxes, outer):
-        values.append(text[before.inside : before.end])
-        outer = before
-    return Extraction(" , ".join(_unboxed(value) for value in reversed(values)), "")
+    closed = [box for box in boxes if box.end is not None]
+    values: list[str] = []
+    start = len(text)
+    for outer in reversed(_outermost(closed)):
+        if values and not _is_joint(text[outer.end + 1 : start]):
+            break
+        values.append(_unboxed(text[outer.inside : outer.end]))
+        start = outer.start
+        if len(values) == MAX_VALUES:
+            break
+    return Extraction(" , ".join(reversed(values)), "")
+
+
+def _outermost(closed: list[_Box]) -> list[_Box]:
+    """The boxes that are in no other, in order; `closed` is in the order of opening."""
+    outermost: list[_Box] = []
+    for box in closed:
+        if not outermost or box.start > outermost[-1].end:
+            outermost.append(box)
+    return outermost
 
 
 def _boxes(text: str) -> list[_Box]:
@@ -75,17 +89,12 @@ def _is_blank(text: str, box: _Box) -> bool:
     return _BLANK.fullmatch(text, box.inside, box.end) is not None
 
 
-def _joined_before(text: str, boxes: list[_Box], box: _Box) -> _Box | None:
-    """The closed box that ends just before `box` with only a joint between, or None."""
-    for before in reversed(boxes):
-        if before.end is None or before.end >= box.start:
-            continue
-        gap = text[before.end + 1 : box.start]
-        is_joint = len(gap) <= _MAX_JOINT_CHARS and _JOINT.fullmatch(gap)
-        return before if is_joint and re.search(r"or|and|[,;]", gap) else None
-    return None
+def _is_joint(gap: str) -> bool:
+    """Whether what lies between two boxes says no more than "or", "and" or a comma."""
+    is_short = len(gap) <= _MAX_JOINT_CHARS and _JOINT.fullmatch(gap) is not None
+    return is_short and re.search(r"or|and|[,;]", gap) is not None
 
 
 def _unboxed(text: str) -> str:
     """Without the commands of boxes inside; their braces stay and group."""
-    return re.sub(r"\\+(?:boxed|fbox)(?=\s*[{0-9])", "", text)
+    return re.sub(r"\\{1,2}(?:boxed|fbox)(?=\s*[{0-9])", "", text)

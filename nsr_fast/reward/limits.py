@@ -12,9 +12,11 @@ MAX_DIGITS = 400
 MAX_EXPONENT = 100_000
 MAX_TOWER_EXPONENT = 10_000
 MAX_FACTORIAL = 5_000
+MAX_BINOMIAL = 20_000
 
 _BRACKET = re.compile(r"\\[{}]|\\(?:begin|end)\{[^{}]*\}|[(\[{}\])]")
 _NUMBER = re.compile(r"\d+")
+_BINOMIAL = re.compile(r"\\binom(?=\{)|\\choose")
 _FACTORIAL = re.compile(r"([^!]?)(!+)")
 
 
@@ -26,8 +28,8 @@ def complexity(text: str) -> str | None:
         return f"more than {MAX_TOKENS} symbols"
     if _depth(text) > MAX_DEPTH:
         return f"brackets more than {MAX_DEPTH} deep"
-    if not _factorials_are_small(text):
-        return f"a factorial above {MAX_FACTORIAL}"
+    if not (_factorials_are_small(text) and _binomials_are_small(text)):
+        return f"a factorial above {MAX_FACTORIAL} or a binomial above {MAX_BINOMIAL}"
     return None if _powers_are_small(text) else "a power too large"
 
 
@@ -53,6 +55,17 @@ def _factorials_are_small(text: str) -> bool:
             digits = re.search(r"\d*$", before).group()
             is_small = int(digits or 0) <= (MAX_FACTORIAL if match.group(2) == "!" else 6)
         if not is_small:
+            return False
+    return True
+
+
+def _binomials_are_small(text: str) -> bool:
+    for match in _BINOMIAL.finditer(text):
+        upper = _group_after(text, match.end())
+        if not upper.startswith("{"):
+            return _largest(text) <= MAX_BINOMIAL and "^" not in text
+        lower = _group_after(text, match.end() + len(upper))
+        if re.search(r"[!^]", upper + lower) or _product(upper) > MAX_BINOMIAL:
             return False
     return True
 

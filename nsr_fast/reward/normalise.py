@@ -76,7 +76,8 @@ def normalised(text: str) -> str:
     text = re.sub(r"(?<![\^_}a-zA-Z])\{(\\text\{[^{}]*\}|[0-9A-Z]+(?=\}_))\}", r"\1", text)
     text = re.sub(r"\\frac +(\d) +(\d)", r"\\frac{\1}{\2}", _braced_scripts(text))
     text = re.sub(r"(?<=\d) +(?=\d)", ",", text)
-    return _braced(_packed(text)).replace(_NEWLINE, "\\\\").rstrip(".,;: ")
+    text = _braced(_packed(text)).removeprefix("\\approx")
+    return text.replace(_NEWLINE, "\\\\").rstrip(".,;: ")
 
 
 def _nfkc(text: str) -> str:

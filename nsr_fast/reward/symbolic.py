@@ -20,6 +20,10 @@ DIGITS = 40
 _RELATIVE = sympy.Float("1e-30")
 _CONFIG = [LatexExtractionConfig(boxed_match_priority=0)]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|\([^()]*\)|\\frac\{\d+\}\{\d+\})\^\{\\circ\}")
+_FUNCTION_POWER = re.compile(
+    r"\\(sin|cos|tan|cot|sec|csc|ln|log)\^\{(\d+)\} ?"
+    r"(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\frac\{[^{}]*\}\{[^{}]*\}|\d*(?:\\[a-z]+|[a-z])|\d+)"
+)
 _POINTS = (
     (sympy.Rational(1371, 1000), sympy.Rational(419, 1000)),
     (sympy.Rational(2713, 1000), sympy.Rational(-617, 1000)),
@@ -54,6 +58,7 @@ def formulas_equal(a: str, b: str) -> bool:
 def parsed(text: str) -> sympy.Basic:
     """The sympy object of a formula."""
     text = _DEGREES.sub(r"\\frac{\1\\pi}{180}", text).replace("%", "")
+    text = _FUNCTION_POWER.sub(r"(\\\1(\3))^{\2}", text)
     found = parse(f"\\boxed{{{text}}}", _CONFIG, "no_fallback", parsing_timeout=None)
     if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
         raise UnparsedError(text)

@@ -98,6 +98,10 @@ class MathVerifier:
             statistics |= {"verify/p50_ms": float(p50), "verify/p99_ms": float(p99)}
         return statistics
 
+    def wait_ready(self) -> None:
+        """Waits until the workers serve, about a second after the start; needed for timing only."""
+        self._pool.wait_ready()
+
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()

@@ -18,7 +18,16 @@ import sys
 
 MAX_REQUESTS = 5000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_WARM_UP = (r"\sqrt{12}", r"x^{2}+\frac{\pi}{2}", r"\log_{2}8", r"2\sin(3)", r"(x+1)^{2}-3\cdot y")
+_WARM_UP = (
+    r"2\sqrt{12}",
+    r"x^{2}+\frac{5\pi}{6}",
+    r"\log_{2}8",
+    r"2\sin(3)-|x|",
+    r"(x+1)^{2}-3\cdot y\times a_{1}",
+    r"3+4i",
+    r"2^{-\frac{1}{3}}e^{n}n!",
+    r"\binom{5}{2}-\lfloor x\rfloor",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,139 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nsr_fast.errors import InputError
+from nsr_fast.reward.pool import WorkerPool
+from nsr_fast.reward.probes import boxed
+from nsr_fast.reward.verdict import Verdict
+from nsr_fast.reward.verifier import MathVerifier
+
+# Passes the static bounds and keeps sympy busy for minutes.
+SLOW = "+".join(
+    rf"\int_{{0}}^{{{i}}}\frac{{\sin(x^{{{i}}})}}{{x^{{3}}+{i}}}dx" for i in range(1, 8)
+)
+
+
+def children(pid):
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(folder.name), *children(int(folder.name))]
+    return found
+
+
+def is_alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def are_gone(pids, deadline_s=20):
+    end = time.monotonic() + deadline_s
+    while any(map(is_alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(map(is_alive, pids))
+
+
+def test_a_late_answer_is_unscored_and_the_worker_replaced():
+    pool = WorkerPool(1, deadline_s=1.0)
+    pool.wait_ready()
+    start = time.monotonic()
+    late, next_one = pool.submit(("5",), SLOW), pool.submit((r"\sqrt{8}",), r"2\sqrt{2}")
+    assert late.result(60).verdict is Verdict.UNSCORED and late.result().reason == "deadline"
+    assert next_one.result(60).verdict is Verdict.CORRECT
+    assert time.monotonic() - start < 20 and pool.num_kills == 1
+    pool.close()
+
+
+def test_a_worker_that_dies_is_replaced():
+    pool = WorkerPool(1)
+    pool.wait_ready()
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+    child = pool._workers[0]._child
+    os.kill(child, signal.SIGKILL)
+    first = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
+    second = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
+    assert (first.verdict, first.reason) == (Verdict.UNSCORED, "crash")
+    assert second.verdict is Verdict.WRONG
+    pool.close()
+
+
+def test_workers_never_import_torch_and_end_with_the_pool():
+    pool = WorkerPool(1)
+    pool.wait_ready()
+    pids = children(os.getpid())
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
+    assert len(pids) >= 2 and not any("libtorch" in text for text in maps)
+    pool.close()
+    assert are_gone(pids)
+
+
+def test_no_orphan_after_the_parent_is_killed():
+    code = (
+        "from nsr_fast.reward.pool import WorkerPool\nimport time\n"
+        "pool = WorkerPool(2)\npool.wait_ready()\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    pids = children(parent.pid)
+    assert len(pids) == 4
+    parent.kill()
+    parent.wait()
+    assert are_gone(pids)
+
+
+def test_scores_from_many_threads_agree_and_repeats_are_judged_once():
+    verifier = MathVerifier(num_workers=2)
+    golds = [rf"\sqrt{{{4 * n}}}" for n in (2, 3, 5)] * 4
+    answers = [rf"2\sqrt{{{n}}}" for n in (2, 3, 7)] * 4
+    results = []
+
+    def work():
+        scores = verifier.score([boxed(a) for a in answers], golds)
+        results.append([s.verdict for s in scores])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG] * 4] * 4
+    statistics = verifier.statistics()
+    assert statistics["verify/in_worker"] == 3 and statistics["verify/correct"] == 32
+    assert statistics["verify/fast_share"] == pytest.approx(1 - 3 / 48)
+    verifier.close()
+
+
+def test_submit_returns_before_the_scores_are_there():
+    verifier = MathVerifier(num_workers=1)
+    pending = verifier.submit([boxed(r"2\sqrt{2}")], [r"\sqrt{8}"])
+    assert pending.result()[0].verdict is Verdict.CORRECT
+    verifier.close()
+
+
+def test_truncated_rollouts_are_wrong_or_masked():
+    responses, cut = [boxed("5"), "so 5 is", boxed("6")], [True, True, False]
+    for truncated, expected in (
+        ("wrong", ["correct", "wrong", "wrong"]),
+        ("mask", ["unscored", "unscored", "wrong"]),
+    ):
+        verifier = MathVerifier(num_workers=1, truncated=truncated)
+        scores = verifier.score(responses, ["5"] * 3, cut)
+        assert [s.verdict.value for s in scores] == expected
+        assert scores[1].reason == "truncated" and scores[2].reason == "different"
+        verifier.close()
+    with pytest.raises(InputError, match="truncated: expected wrong or mask, got 'drop'"):
+        MathVerifier(truncated="drop")
