@@ -49,6 +49,9 @@ class Config(BaseModel):
     minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
     epsilon: float = Field(0.2, gt=0, description="PPO clip range when minibatches > 1")
     epsilon_high: float | None = Field(None, gt=0, description="upper clip range; none: epsilon")
+    importance_sampling_cap: float | None = Field(
+        None, gt=0, description="weight tokens by min(policy / sampler, cap); none: off"
+    )
     entropy_coef: float = Field(0.0, ge=0, description="entropy bonus on the trained tokens")
     micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")

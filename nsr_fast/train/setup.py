@@ -107,6 +107,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             minibatches=config.minibatches,
             epsilon=config.epsilon,
             epsilon_high=config.epsilon_high or config.epsilon,
+            importance_sampling_cap=config.importance_sampling_cap,
             entropy_coef=config.entropy_coef,
             micro_batch_tokens=config.micro_batch_tokens,
         ),

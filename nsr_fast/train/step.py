@@ -5,6 +5,7 @@
 so the gradient does not depend on how a minibatch is split into micro-batches. Sequences of weight
 0 are not here at all. With one minibatch the update is on-policy and the ratio is 1; with more, it
 is clipped to [1 - epsilon, 1 + epsilon_high] (PPO) against the logprobs before the first step.
+importance_sampling_cap weighs each token by min(policy / sampler, cap), as a constant.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from nsr_fast.kernels.linear_logprobs import linear_logprobs
 from nsr_fast.kernels.linear_policy_loss import PolicyLoss, linear_policy_loss
-from nsr_fast.kernels.surrogates import PpoClip
+from nsr_fast.kernels.surrogates import PolicyGradient, PpoClip, Surrogate
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import MicroBatch, TrainSequence, pack, split_minibatches
 from nsr_fast.train.policy import hidden_states
@@ -29,6 +30,7 @@ class UpdateSettings:
     minibatches: int
     epsilon: float
     epsilon_high: float
+    importance_sampling_cap: float | None
     entropy_coef: float
     micro_batch_tokens: int
 
@@ -93,9 +95,7 @@ def accumulate_gradients(
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to every parameter's .grad, one packed pass at a time."""
     num_tokens = sum(batch.target.numel() for batch in minibatch)
-    surrogate = None
-    if old_logprobs is not None:
-        surrogate = PpoClip(settings.epsilon, settings.epsilon_high)
+    surrogate = _surrogate(settings, is_on_policy=old_logprobs is None)
     results = []
     for index, batch in enumerate(minibatch):
         result = linear_policy_loss(
@@ -106,6 +106,7 @@ def accumulate_gradients(
             temperature=settings.temperature,
             surrogate=surrogate,
             old_logprob=old_logprobs[index] if old_logprobs is not None else None,
+            sampler_logprob=batch.sampler_logprob,
             entropy_coef=settings.entropy_coef / num_tokens,
         )
         result.loss.backward()
@@ -119,3 +120,10 @@ def policy_logprobs(policy: PreTrainedModel, batch: MicroBatch, temperature: flo
     hidden = hidden_states(policy, batch)
     head = policy.lm_head.weight
     return linear_logprobs(hidden, head, batch.target, temperature=temperature).logprob
+
+
+def _surrogate(settings: UpdateSettings, *, is_on_policy: bool) -> Surrogate | None:
+    cap = settings.importance_sampling_cap
+    if not is_on_policy:
+        return PpoClip(settings.epsilon, settings.epsilon_high, sampler_cap=cap)
+    return None if cap is None else PolicyGradient(sampler_cap=cap)

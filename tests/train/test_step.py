@@ -23,6 +23,7 @@ SETTINGS = UpdateSettings(
     minibatches=1,
     epsilon=0.2,
     epsilon_high=0.2,
+    importance_sampling_cap=None,
     entropy_coef=0.01,
     micro_batch_tokens=1000,
 )
@@ -112,3 +113,16 @@ def test_minibatches_take_that_many_steps_and_measure_drift_before_the_first(che
     assert metrics.steps == optimizer.num_steps == 3
     assert metrics.drift_mean == pytest.approx(float(expected.mean()), rel=1e-5)
     assert metrics.drift_max == pytest.approx(float(expected.max()), rel=1e-5)
+
+
+def test_importance_sampling_weighs_tokens_by_the_capped_ratio(checkpoint):
+    model = load(checkpoint("qwen2"))
+    (batch,) = pack(make_sequences([9, 3]), 1000, CPU)  # sampler logprobs 0, -1, -2, ...
+    ratio = (policy_logprobs(model, batch, 0.9) - batch.sampler_logprob).exp()
+    assert ratio.min() < 0.5 < 2.0 < ratio.max()  # both sides of the cap
+    settings = dataclasses.replace(SETTINGS, entropy_coef=0.0, importance_sampling_cap=2.0)
+    got = gradients(model, [batch], settings=settings)
+    weighted = dataclasses.replace(batch, token_weight=batch.token_weight * ratio.clamp(max=2.0))
+    plain = dataclasses.replace(settings, importance_sampling_cap=None)
+    for name, expected in gradients(model, [weighted], settings=plain).items():
+        assert (got[name] - expected).norm() <= 1e-5 * expected.norm(), name

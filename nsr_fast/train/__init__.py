@@ -1,0 +1,1 @@
+"""Training: setup -> loop -> round -> step. `nsr_fast.train.loop.train(config)` runs it all."""
