@@ -1,27 +1,58 @@
-"""Reward functions by name: "math", "countdown", "module:function" or "file.py:function"."""
+"""Reward functions by name: "math", "countdown", "code", "module:function", "file.py:function".
+
+Several, with weights: "math, format.py:has_box * 0.1".
+"""
 
 import importlib
 import importlib.util
 import inspect
 import sys
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 
 from nsr_fast.errors import InputError
+from nsr_fast.reward.combine import CombinedReward
 from nsr_fast.reward.score import RewardFunction
 
 BUILT_IN = {
     "math": "nsr_fast.reward.math:math_reward",
     "countdown": "nsr_fast.reward.countdown:countdown_reward",
+    "code": "nsr_fast.reward.code:code_reward",
 }
 
 
 def load_reward(spec: str) -> RewardFunction:
-    """The reward function called `spec`, built in or the user's own.
+    """The reward function called `spec`, built in or the user's own; see CombinedReward for lists.
 
-    Raises InputError: no such module, file or function; import errors; not callable.
+    A function with worker processes starts them here, before CUDA is in use.
+    Raises InputError: no such module, file or function; import errors; not callable; bad weight
     """
+    parts = [part.strip() for part in spec.split(",")]
+    pairs = [_weighted(part, spec) for part in parts]
+    if len(pairs) == 1 and pairs[0][1] == 1.0:
+        reward = pairs[0][0]
+    else:
+        reward = CombinedReward([function for function, _ in pairs], [w for _, w in pairs])
+    if hasattr(reward, "start"):
+        reward.start()
+    return reward
+
+
+def _weighted(part: str, spec: str) -> tuple[RewardFunction, float]:
+    """(function, weight) of "name" or "name * weight"."""
+    name, star, factor = part.partition("*")
+    try:
+        weight = float(factor) if star else 1.0
+    except ValueError:
+        weight = float("nan")
+    if not isfinite(weight):
+        raise InputError(f"reward: {spec}: expected name * number, got {part!r}")
+    return _loaded(name.strip()), weight
+
+
+def _loaded(spec: str) -> RewardFunction:
     module_name, colon, function_name = BUILT_IN.get(spec, spec).rpartition(":")
     if not colon or not module_name or not function_name:
         raise InputError(

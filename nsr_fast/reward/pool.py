@@ -67,13 +67,14 @@ class WorkerPool:
         for _ in self._threads:
             self._requests.put(None)
         for worker in self._workers:
-            worker.kill()
+            worker.end()
         for thread in self._threads:
             thread.join(timeout=5)
 
     def _serve(self, worker: "_Worker") -> None:
-        worker.start()
-        worker.is_ready()
+        if not self._is_closed:
+            worker.start()
+            worker.is_ready()
         self._ready.release()
         while (item := self._requests.get()) is not None:
             future, request = item
@@ -81,7 +82,7 @@ class WorkerPool:
                 future.set_result(self._judged(worker, request))
             except OSError as error:
                 future.set_result(Score(Verdict.UNSCORED, f"crash: {error}"))
-        worker.kill()
+        worker.end()
 
     def _judged(self, worker: "_Worker", request: dict) -> Score:
         if self._is_closed:
@@ -101,6 +102,7 @@ class _Worker:
     def __init__(self, deadline_s: float, memory_mb: int) -> None:
         self._deadline_s, self._memory_mb = deadline_s, memory_mb
         self._process: subprocess.Popen | None = None
+        self._has_ended = False
         self._child = 0
         self._pending = b""
 
@@ -145,6 +147,11 @@ class _Worker:
         is_running = self._process.poll() is None
         return is_running and 0 <= _cpu_seconds(self._child) - used_s < self._deadline_s / 2
 
+    def end(self) -> None:
+        """kill, and never start again."""
+        self._has_ended = True
+        self.kill()
+
     def kill(self) -> None:
         """Ends the process and its child."""
         if self._process is not None:
@@ -153,13 +160,15 @@ class _Worker:
 
     def is_ready(self) -> bool:
         """Waits for the hello of the next child; restarts a process that has ended."""
-        for _ in range(0 if self._child else 2):
+        for _ in range(0 if self._child or self._has_ended else 2):
             end = time.monotonic() + START_DEADLINE_S
             while (reply := self._read(end - time.monotonic())) is not None:
                 if "hello" in reply:
                     self._child = reply["hello"]
                     return True
             self.kill()
+            if self._has_ended:
+                return False
             self.start()
         return bool(self._child)
 

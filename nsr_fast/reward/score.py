@@ -2,16 +2,18 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 
 from nsr_fast.errors import InputError
 
 RewardFunction = Callable[..., list[float | None]]
+Rewards = list[list[float | None]]
 _OWN_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
-def score_groups(reward_fn: RewardFunction, groups: Sequence) -> list[list[float | None]]:
+def score_groups(reward_fn: RewardFunction, groups: Sequence) -> Rewards:
     """The reward of every rollout, group by group.
 
     reward_fn   f(prompts, completions, completion_ids, **columns) -> list of float or None, plain
@@ -22,17 +24,32 @@ def score_groups(reward_fn: RewardFunction, groups: Sequence) -> list[list[float
     Raises      InputError naming function and row: an exception, a wrong length, NaN, a wrong type
     """
     rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
-    rewards = call_reward(reward_fn, rows) if rows else []
-    remaining = iter(rewards)
-    return [[next(remaining) for _ in group.rollouts] for group in groups]
+    return _regrouped(call_reward(reward_fn, _arguments(rows)) if rows else [], groups)
 
 
-def call_reward(reward_fn: RewardFunction, rows: Sequence[tuple]) -> list[float | None]:
-    """reward_fn on (prompt, rollout) pairs; see score_groups."""
-    name = reward_name(reward_fn)
-    arguments = _arguments(reward_fn, rows)
+def submit_groups(reward_fn: RewardFunction, groups: Sequence) -> Callable[[], Rewards]:
+    """score_groups in the background; the call of what is returned waits for the rewards.
+
+    A reward with a method `submit` (the built-in "math") scores in its own processes, any other
+    function in one thread, in the order of submission.
+    """
+    rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    if not rows:
+        return lambda: _regrouped([], groups)
+    arguments = _arguments(rows)
+    if not hasattr(reward_fn, "submit"):
+        future = _background().submit(call_reward, reward_fn, arguments)
+        return lambda: _regrouped(future.result(), groups)
+    collect = reward_fn.submit(**accepted_arguments(reward_fn, arguments))
+    ids, name = arguments["id"], reward_name(reward_fn)
+    return lambda: _regrouped(checked_rewards(collect(), ids, name), groups)
+
+
+def call_reward(reward_fn: RewardFunction, arguments: Mapping[str, list]) -> list[float | None]:
+    """The checked rewards of one call; arguments as score_groups describes them."""
+    name, ids = reward_name(reward_fn), arguments["id"]
     try:
-        rewards = reward_fn(**arguments)
+        rewards = reward_fn(**accepted_arguments(reward_fn, arguments))
         if inspect.isawaitable(rewards):
             rewards = asyncio.run(_awaited(rewards))
     except InputError:
@@ -40,9 +57,17 @@ def call_reward(reward_fn: RewardFunction, rows: Sequence[tuple]) -> list[float 
     except Exception as error:  # whatever the user's code raises ends the run with its name
         raise InputError(
             f"reward: {name} raised {type(error).__name__}: {error} "
-            f"{_position(error)}on {len(rows)} completions, the first of row {rows[0][0].id!r}"
+            f"{_position(error)}on {len(ids)} completions, the first of row {ids[0]!r}"
         ) from error
-    return _checked(rewards, rows, name)
+    return checked_rewards(rewards, ids, name)
+
+
+def accepted_arguments(reward_fn: RewardFunction, arguments: Mapping[str, list]) -> dict[str, list]:
+    """All arguments for a function with **columns, else those it names."""
+    parameters = inspect.signature(reward_fn).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return dict(arguments)
+    return {p.name: arguments[p.name] for p in parameters if p.name in arguments}
 
 
 def reward_name(reward_fn: RewardFunction) -> str:
@@ -52,25 +77,60 @@ def reward_name(reward_fn: RewardFunction) -> str:
     return f"{getattr(inner, '__module__', '?')}:{name}"
 
 
-def _arguments(reward_fn: RewardFunction, rows: Sequence[tuple]) -> dict[str, list]:
+def checked_rewards(rewards: object, ids: Sequence, name: str) -> list[float | None]:
+    """The rewards as floats; InputError on a wrong length, NaN or a wrong type."""
+    if not hasattr(rewards, "__len__") or not hasattr(rewards, "__iter__"):
+        raise InputError(f"reward: {name}: expected a list, got {type(rewards).__name__}")
+    if len(rewards) != len(ids):
+        raise InputError(
+            f"reward: {name}: expected {len(ids)} rewards, one a completion, got {len(rewards)}"
+        )
+    checked: list[float | None] = []
+    for reward, row_id in zip(rewards, ids, strict=True):
+        try:
+            value = None if reward is None else float(reward)
+        except (TypeError, ValueError):
+            value = float("nan")
+        if value is not None and not isfinite(value):
+            raise InputError(
+                f"reward: {name}: row {row_id!r}: expected a finite number or None for "
+                f"unscored, got {reward!r}"
+            )
+        checked.append(value)
+    return checked
+
+
+def _arguments(rows: Sequence[tuple]) -> dict[str, list]:
     names = dict.fromkeys(name for prompt, _ in rows for name in prompt.columns)
     columns = {
         name: [prompt.columns.get(name) for prompt, _ in rows]
         for name in names
         if name not in _OWN_ARGUMENTS
     }
+    columns["id"] = [prompt.id for prompt, _ in rows]
     columns["answer"] = [prompt.answer for prompt, _ in rows]
     columns["finish_reason"] = [rollout.finish_reason for _, rollout in rows]
-    arguments = {
+    return {
         "prompts": [prompt.columns.get("prompt", prompt.text) for prompt, _ in rows],
         "completions": [rollout.text for _, rollout in rows],
         "completion_ids": [list(rollout.token_ids) for _, rollout in rows],
         **columns,
     }
-    parameters = inspect.signature(reward_fn).parameters.values()
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return arguments
-    return {p.name: arguments[p.name] for p in parameters if p.name in arguments}
+
+
+def _regrouped(rewards: Sequence[float | None], groups: Sequence) -> Rewards:
+    remaining = iter(rewards)
+    return [[next(remaining) for _ in group.rollouts] for group in groups]
+
+
+_executor: ThreadPoolExecutor | None = None
+
+
+def _background() -> ThreadPoolExecutor:
+    global _executor
+    if _executor is None:
+        _executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
+    return _executor
 
 
 async def _awaited(rewards):
@@ -83,25 +143,3 @@ def _position(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}) " if trace else ""
-
-
-def _checked(rewards: object, rows: Sequence[tuple], name: str) -> list[float | None]:
-    if not hasattr(rewards, "__len__") or not hasattr(rewards, "__iter__"):
-        raise InputError(f"reward: {name}: expected a list, got {type(rewards).__name__}")
-    if len(rewards) != len(rows):
-        raise InputError(
-            f"reward: {name}: expected {len(rows)} rewards, one a completion, got {len(rewards)}"
-        )
-    checked: list[float | None] = []
-    for reward, (prompt, _) in zip(rewards, rows, strict=True):
-        try:
-            value = None if reward is None else float(reward)
-        except (TypeError, ValueError):
-            value = float("nan")
-        if value is not None and not isfinite(value):
-            raise InputError(
-                f"reward: {name}: row {prompt.id!r}: expected a finite number or None for "
-                f"unscored, got {reward!r}"
-            )
-        checked.append(value)
-    return checked

@@ -2,7 +2,7 @@ import pytest
 
 from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import InputError
-from nsr_fast.reward import load_reward, score_groups
+from nsr_fast.reward import load_reward, score_groups, submit_groups
 from nsr_fast.rollout.rollout import Group, Rollout
 
 
@@ -92,3 +92,31 @@ def test_unloadable_functions_are_named(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         load_reward(spec)
+
+
+def test_several_functions_with_weights_are_summed(tmp_path):
+    code = (
+        "async def has_box(completions, **columns):\n"
+        "    return ['boxed' in text for text in completions]\n"
+        "def none(completions):\n    return [None] * len(completions)\n"
+        "def short(completions):\n    return [1.0]\n"
+    )
+    (tmp_path / "more.py").write_text(code)
+    reward = load_reward(f"math, {tmp_path}/more.py:has_box * 0.25, {tmp_path}/more.py:none")
+    assert score_groups(reward, GROUPS) == [[1.25, -0.75], [-1.0]]
+    assert score_groups(load_reward(f"{tmp_path}/more.py:none * 2"), GROUPS[1:]) == [[None]]
+    with pytest.raises(InputError, match=r"more:short: expected 3 rewards, .* got 1"):
+        score_groups(load_reward(f"math, {tmp_path}/more.py:short"), GROUPS)
+    with pytest.raises(InputError, match=r"expected name \* number, got 'math \* x'"):
+        load_reward("math * x")
+
+
+def test_submitted_groups_give_the_same_rewards():
+    def reward(completions):
+        return [float(len(text)) for text in completions]
+
+    for function in (reward, load_reward("math")):
+        collect = submit_groups(function, GROUPS)
+        assert collect() == score_groups(function, GROUPS)
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        submit_groups(raising, GROUPS)()

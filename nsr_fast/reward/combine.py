@@ -1,0 +1,52 @@
+"""Several reward functions as one: the weighted sum of those that scored a completion."""
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+
+from nsr_fast.reward.score import (
+    RewardFunction,
+    accepted_arguments,
+    checked_rewards,
+    reward_name,
+)
+
+
+class CombinedReward:
+    """reward = sum_i weights[i] * f_i over the functions that do not return None.
+
+    A completion that no function scores is unscored. Async functions run side by side; every
+    function's result is checked under its own name.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction], weights: Sequence[float]) -> None:
+        if len(functions) != len(weights) or not functions:
+            raise ValueError(
+                f"weights: expected one for each of {len(functions)} functions, got {len(weights)}"
+            )
+        self._functions, self._weights = list(functions), list(weights)
+        self.__qualname__ = " + ".join(map(reward_name, functions))
+
+    async def __call__(self, **arguments: list) -> list[float | None]:
+        """The sums; arguments are those of nsr_fast.reward.score.score_groups."""
+        calls = [self._checked(function, arguments) for function in self._functions]
+        columns = await asyncio.gather(*calls)
+        return [self._sum(rewards) for rewards in zip(*columns, strict=True)]
+
+    def start(self) -> None:
+        """Starts the workers of the functions that have some."""
+        for function in self._functions:
+            if hasattr(function, "start"):
+                function.start()
+
+    async def _checked(
+        self, function: RewardFunction, arguments: dict[str, list]
+    ) -> list[float | None]:
+        rewards = function(**accepted_arguments(function, arguments))
+        if inspect.isawaitable(rewards):
+            rewards = await rewards
+        return checked_rewards(rewards, arguments["id"], reward_name(function))
+
+    def _sum(self, rewards: tuple[float | None, ...]) -> float | None:
+        scored = [w * r for w, r in zip(self._weights, rewards) if r is not None]
+        return sum(scored) if scored else None
