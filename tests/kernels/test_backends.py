@@ -51,12 +51,3 @@ def test_importing_the_operations_loads_no_heavy_package():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     heavy = done.stdout.strip()
     assert heavy in ("[]", "['sympy']"), done.stderr  # torch itself imports sympy
-
-
-def test_kernels_is_no_top_level_package():
-    assert (ROOT / "nsr_fast" / "kernels").is_symlink()
-    assert not (ROOT / "kernels" / "__init__.py").exists()
-    files = [p for area in ("kernels", "nsr_fast", "tests") for p in (ROOT / area).rglob("*.py")]
-    starts = ("import kernels", "from kernels")
-    bare = [str(p) for p in files for line in p.read_text().splitlines() if line.startswith(starts)]
-    assert files and not bare
