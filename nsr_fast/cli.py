@@ -10,6 +10,9 @@ _USAGE = """usage: nsr-fast VERB [options]
 
   train   --config FILE.yaml [--key value ...]   train a policy, write a run directory
   report  RUN_DIR                                write RUN_DIR/report.html again
+  verify  --data CASES.jsonl | --golds DATA      audit the math verifier, or a data set's answers
+  check                                          every kernel backend here against float64
+  bench   [--cpu] [--peers] ...                  time the vocabulary head's loss
   info                                           versions, devices, what is available and why not
 """
 
@@ -22,18 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_USAGE, end="")
         return 0 if words else 2
     try:
-        _verb(words[0])(words[1:])
+        return _verb(words[0])(words[1:]) or 0
     except InputError as error:
         return _fail(error, 2)
     except GuardStop as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
-    return 0
 
 
-def _verb(name: str) -> Callable[[list[str]], None]:
-    verbs = {"train": _train, "report": _report, "info": _info}
+def _verb(name: str) -> Callable[[list[str]], int | None]:
+    verbs = {
+        "train": _train,
+        "report": _report,
+        "verify": _verify,
+        "check": _check,
+        "bench": _bench,
+        "info": _info,
+    }
     if name not in verbs:
         raise InputError(f"unknown verb {name!r}; expected one of {', '.join(verbs)}")
     return verbs[name]
@@ -58,6 +67,28 @@ def _report(words: list[str]) -> None:
     from nsr_fast.evaluate import write_report
 
     print(write_report(words[0]))
+
+
+def _verify(words: list[str]) -> int:
+    from nsr_fast.reward.audit import main as verify
+
+    return verify(words)
+
+
+def _check(words: list[str]) -> int:
+    if words:
+        raise InputError(f"check: takes no options, got {' '.join(words)}")
+    from nsr_fast.kernels.check import run_check
+
+    return 0 if run_check() else 1
+
+
+def _bench(words: list[str]) -> None:
+    import torch
+
+    from nsr_fast.kernels.bench_run import run_bench
+
+    run_bench(words if torch.cuda.is_available() else ["--cpu", *words])
 
 
 def _info(words: list[str]) -> None:

@@ -30,7 +30,15 @@ class Config(BaseModel):
         "nsr", description="which sign of the reward is trained on, and how strongly"
     )
     psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
-    reward: str = Field("math", description="math, countdown, module:function or file.py:function")
+    reward: str = Field(
+        "math", description="math, countdown, code, module:function or file.py:function"
+    )
+    drop_bad_golds: bool = Field(
+        False, description="drop rows whose answer does not verify against itself (math)"
+    )
+    mask_truncated_completions: bool = Field(
+        False, description="a completion without an end is unscored instead of graded"
+    )
     template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
         "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
     )

@@ -27,6 +27,8 @@ def train(config: Config) -> Path:
         _print_dry_run(config, inputs)
         return Path(config.output_dir)
     with Progress(config.max_rounds) as progress:
+        for warning in inputs.warnings:
+            progress.say(warning)
         progress.say(f"model {config.model}: loading, starting vLLM ...")
         learner = build_learner(config, inputs)
         try:
@@ -128,6 +130,8 @@ def _samples(result: RoundResult, limit: int) -> list[dict]:
 
 
 def _print_dry_run(config: Config, inputs: Inputs) -> None:
+    for warning in inputs.warnings:
+        print(warning)
     lengths = sorted(len(prompt.token_ids) for prompt in inputs.prompts)
     print(json.dumps(config.model_dump(), indent=1))
     print(

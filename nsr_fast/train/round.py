@@ -1,7 +1,7 @@
 """One round: prompts, rollouts, rewards, token weights, update, new weights in the engine."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
-from nsr_fast.reward.score import RewardFunction, score_groups
+from nsr_fast.reward.score import RewardFunction, Rewards, score_groups, submit_groups
 from nsr_fast.rollout.rollout import Group, Sampling, sampling_seed
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import TrainSequence
@@ -28,6 +28,7 @@ class Learner:
     objective: Objective
     sampling: Sampling
     update: UpdateSettings
+    mask_truncated: bool
     drift_limit: float
     seed: int
 
@@ -38,15 +39,17 @@ class RoundResult:
 
     metrics: dict
     groups: list[Group]
-    rewards: list[list[float | None]]
+    rewards: Rewards
 
 
 def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
     """Generate, score, update, sync. Raises GuardStop on drift, stale weights or a bad gradient."""
     clock = _PhaseClock()
-    groups = generate_groups(learner, round_index, prompts)
+    groups, collect_rewards = generate_groups(learner, round_index, prompts)
     clock.end("rollout")
-    rewards = score_groups(learner.reward_fn, groups)
+    rewards = collect_rewards()
+    if learner.mask_truncated:
+        rewards = without_truncated(groups, rewards)
     clock.end("reward")
     sequences = trained_sequences(groups, rewards, learner.objective)
     update = None
@@ -61,6 +64,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         "round": round_index,
         **rollout_metrics(groups, rewards),
         **update_metrics(update, groups),
+        **getattr(learner.reward_fn, "statistics", dict)(),
         "learning_rate": learner.optimizer.learning_rate,
         **clock.metrics(),
     }
@@ -68,17 +72,39 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
     return RoundResult(metrics, groups, rewards)
 
 
-def generate_groups(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> list[Group]:
-    """The groups in the order of the prompts; each (round, prompt) has a seed of its own."""
+def generate_groups(
+    learner: Learner, round_index: int, prompts: Sequence[Prompt]
+) -> tuple[list[Group], Callable[[], Rewards]]:
+    """The groups in the order of the prompts, and what waits for their rewards.
+
+    Each (round, prompt) has a seed of its own. A reward with worker processes (`submit`) scores
+    each group while the engine goes on; any other function is called once, with all groups.
+    """
     seeds = [
         sampling_seed(learner.seed, "train", round_index, index) for index in range(len(prompts))
     ]
-    groups = dict(learner.engine.generate(prompts, learner.sampling, seeds))
-    return [groups[index] for index in range(len(prompts))]
+    overlaps = hasattr(learner.reward_fn, "submit")
+    groups, pending = {}, {}
+    for index, group in learner.engine.generate(prompts, learner.sampling, seeds):
+        groups[index] = group
+        if overlaps:
+            pending[index] = submit_groups(learner.reward_fn, [group])
+    in_order = [groups[index] for index in range(len(prompts))]
+    if not overlaps:
+        return in_order, lambda: score_groups(learner.reward_fn, in_order)
+    return in_order, lambda: [pending[index]()[0] for index in range(len(prompts))]
+
+
+def without_truncated(groups: Sequence[Group], rewards: Rewards) -> Rewards:
+    """Rewards with None for every completion that was cut at max_completion_length."""
+    return [
+        [None if r.finish_reason == "length" else x for r, x in zip(group.rollouts, row)]
+        for group, row in zip(groups, rewards, strict=True)
+    ]
 
 
 def trained_sequences(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float | None]], objective: Objective
+    groups: Sequence[Group], rewards: Rewards, objective: Objective
 ) -> list[TrainSequence]:
     """The rollouts with a weight other than 0; the others never run through the model."""
     return [
@@ -104,9 +130,7 @@ def check_update(update: UpdateMetrics, round_index: int, drift_limit: float) ->
         )
 
 
-def rollout_metrics(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float | None]]
-) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[Group], rewards: Rewards) -> dict[str, float]:
     """Rewards, lengths and entropy over all rollouts of a round."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]

@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from nsr_fast.config import Config
 from nsr_fast.data import Prompt, load_prompts, read_rows
+from nsr_fast.data.audit import data_warnings
 from nsr_fast.errors import InputError
 from nsr_fast.info import engine_reason
 from nsr_fast.objective import Objective, by_name
 from nsr_fast.reward import load_reward
+from nsr_fast.reward.golds import usable_rows
 from nsr_fast.reward.score import RewardFunction
 from nsr_fast.rollout.rollout import Sampling
 from nsr_fast.train.optimizer import PolicyOptimizer
@@ -32,6 +34,7 @@ class Inputs:
 
     prompts: list[Prompt]
     eval_prompts: list[Prompt]
+    warnings: list[str]
     reward_fn: RewardFunction
     objective: Objective
     tokenizer: PreTrainedTokenizerBase
@@ -40,8 +43,8 @@ class Inputs:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config)
-    rows = read_rows(config.data)
-    eval_rows = read_rows(config.eval_data) if config.eval_data else []
+    rows = _rows(config, config.data)
+    eval_rows = _rows(config, config.eval_data) if config.eval_data else []
     if config.eval_rounds and not config.eval_data:
         raise InputError("eval_rounds: needs eval_data, which is not given; add eval_data: FILE")
     reward_fn = load_reward(config.reward)
@@ -60,10 +63,19 @@ def prepare(config: Config) -> Inputs:
     return Inputs(
         prompts=load_prompts(rows, **to_prompts),
         eval_prompts=load_prompts(eval_rows, limit=config.eval_num_prompts, **to_prompts),
+        warnings=data_warnings(rows, eval_rows),
         reward_fn=reward_fn,
         objective=objective,
         tokenizer=tokenizer,
     )
+
+
+def _rows(config: Config, data: str) -> list[dict]:
+    """The rows of `data`; under the math reward every answer must verify against itself."""
+    rows = read_rows(data)
+    if "math" in [part.partition("*")[0].strip() for part in config.reward.split(",")]:
+        rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
+    return rows
 
 
 def build_learner(config: Config, inputs: Inputs) -> Learner:
@@ -111,6 +123,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             entropy_coef=config.entropy_coef,
             micro_batch_tokens=config.micro_batch_tokens,
         ),
+        mask_truncated=config.mask_truncated_completions,
         drift_limit=config.drift_limit or _DRIFT_LIMIT[policy.dtype],
         seed=config.seed,
     )

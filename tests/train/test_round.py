@@ -11,7 +11,13 @@ from nsr_fast.objective import Objective
 from nsr_fast.rollout.rollout import Group, Rollout, sampling_seed
 from nsr_fast.train.loop import prompt_batches
 from nsr_fast.train.progress import Progress, clock
-from nsr_fast.train.round import check_update, rollout_metrics, trained_sequences, update_metrics
+from nsr_fast.train.round import (
+    check_update,
+    rollout_metrics,
+    trained_sequences,
+    update_metrics,
+    without_truncated,
+)
 from nsr_fast.train.step import UpdateMetrics
 
 
@@ -56,6 +62,13 @@ def test_rollout_metrics_by_hand():
     assert metrics["entropy"] == pytest.approx((8 * 0.5 + 1.0) / 9)
     assert metrics["completion_length_mean"] == pytest.approx(1.5)
     assert metrics["clipped_ratio"] == pytest.approx(1 / 6)
+
+
+def test_truncated_rollouts_can_be_left_unscored():
+    assert without_truncated(GROUPS, [[1.0, -1.0, -1.0], [-1.0] * 3]) == [
+        [1.0, -1.0, None],
+        [-1.0, -1.0, -1.0],
+    ]
 
 
 def test_metrics_of_a_round_without_an_update_are_none():
