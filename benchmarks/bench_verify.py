@@ -139,7 +139,7 @@ def rollouts_row(data: list[dict], num_workers: int) -> dict:
     load = f"cpu {cpu:.1f} s of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     return {
         "op": "rollouts",
-        "result": f"{len(probes)} scored, {errors} verdicts off, {unscored} unscored, {fast}, {load}",
+        "result": f"{len(probes)} scored, {errors} off, {unscored} unscored, {fast}, {load}",
         "seconds": seconds,
         "target": "10 s",
     }

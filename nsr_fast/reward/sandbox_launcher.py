@@ -1,0 +1,266 @@
+"""Runs inside the sandbox as the supervisor of one program; passed to Python as text.
+
+Standard input holds two frames (8 bytes of length, then JSON): the program with its limits, and for
+assert tests the tests with a token. The program runs in a forked child that has neither frame two
+nor a way to the supervisor's descriptors; the token comes back only from behind the last assert.
+Imports nothing of ours.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import types
+
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+
+
+def main():
+    config = frame()
+    drop_privileges(config)
+    run = run_asserts if config["mode"] == "assert" else run_inputs
+    report = json.dumps(run(config)).encode()
+    while report:
+        report = report[os.write(1, report) :]
+
+
+def frame():
+    """The next frame of standard input, read to its last byte and no further."""
+    size = int.from_bytes(exactly(0, 8), "little")
+    return json.loads(exactly(0, size))
+
+
+def exactly(fd, size):
+    data = bytearray()
+    while len(data) < size:
+        chunk = os.read(fd, min(size - len(data), 1 << 20))
+        if not chunk:
+            sys.exit(3)
+        data += chunk
+    return bytes(data)
+
+
+def drop_privileges(config):
+    """Another user, no capability to gain, limits, and no look into this process."""
+    prctl = ctypes.CDLL(None).prctl
+    for capability in range(64):
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if config["uid"]:
+        os.setgroups([])
+        os.setresgid(config["uid"], config["uid"], config["uid"])
+        os.setresuid(config["uid"], config["uid"], config["uid"])
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    memory = config["memory_mb"] << 20
+    for name, limit in (
+        ("RLIMIT_AS", memory),
+        ("RLIMIT_FSIZE", config["file_bytes"]),
+        ("RLIMIT_NOFILE", 64),
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_NPROC", config["processes"]),
+    ):
+        if name != "RLIMIT_NPROC" or config["is_isolated"]:
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+
+
+def run_inputs(config):
+    """Output and status of the program for every input; stops after the first that fails."""
+    results = []
+    for text in config["inputs"]:
+        source = os.memfd_create("input")
+        os.write(source, text.encode())
+        os.lseek(source, 0, os.SEEK_SET)
+        read_end, write_end = os.pipe()
+        pid = fork()
+        if pid == 0:
+            enter(source, write_end, config)
+            status = execute(config["code"], "__main__")[0]
+            flush_and_exit(status)
+        os.close(write_end)
+        os.close(source)
+        output, status = collected(read_end, pid, config)
+        os.close(read_end)
+        results.append({"status": status, "output": output.decode("utf-8", "replace")})
+        clear_processes(config)
+        if status != "ok":
+            break
+    return {"results": results}
+
+
+def run_asserts(config):
+    """{"token": ...} when the child came past its last assert."""
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
+    pid = fork()
+    if pid == 0:
+        os.close(from_child)
+        os.close(to_child)
+        tests_at, result_at = os.dup2(from_parent, 40), os.dup2(to_parent, 41)
+        enter(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY), config)
+        os.closerange(42, 64)
+        flush_and_exit(assert_all(config["code"], tests_at, result_at))
+    os.close(to_parent)
+    os.close(from_parent)
+    deadline = time.monotonic() + config["time_limit_s"]
+    token = ""
+    if until(from_child, deadline):
+        if os.read(from_child, 1) == b"r":
+            tests = json.dumps(frame()).encode()
+            send(to_child, len(tests).to_bytes(8, "little") + tests)
+            if until(from_child, deadline):
+                token = os.read(from_child, 4096).decode("ascii", "replace")
+        status = "done"
+    else:
+        status = "timeout"
+    if status == "done" and not token and time.monotonic() >= deadline:
+        status = "timeout"
+    kill_child(pid)
+    clear_processes(config)
+    return {"token": token, "status": status}
+
+
+def assert_all(code, tests_at, result_at):
+    """The program, then every test in its namespace, then the token."""
+    read, write, run = exactly, os.write, execute
+    status, namespace = run(code, "solution")
+    if status:
+        return status
+    write(result_at, b"r")
+    size = int.from_bytes(read(tests_at, 8), "little")
+    message = json.loads(read(tests_at, size))
+    for test in message["tests"]:
+        if run(test, "solution", namespace)[0]:
+            return 1
+    write(result_at, message["token"].encode())
+    return 0
+
+
+def execute(code, name, namespace=None):
+    """(exit status, namespace) of running a text as a module."""
+    if namespace is None:
+        module = types.ModuleType(name)
+        sys.modules[name] = module
+        namespace = module.__dict__
+    try:
+        exec(compile(code, f"<{name}>", "exec"), namespace)
+    except SystemExit as error:
+        is_success = error.code in (None, 0) and name == "__main__"
+        return (0 if is_success else 1), namespace
+    except BaseException:
+        return 1, namespace
+    return 0, namespace
+
+
+def enter(source, target, config):
+    """Standard streams of the child; nothing of the supervisor stays open below descriptor 40."""
+    os.dup2(source, 0)
+    os.dup2(target, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.closerange(3, 40)
+    if config["mode"] != "assert":
+        os.closerange(40, 64)
+    os.setsid()
+    cpu = int(config["time_limit_s"]) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = ["solution.py"]
+    for name in ("config", "frame"):
+        globals().pop(name, None)
+
+
+def flush_and_exit(status):
+    try:
+        sys.stdout.flush()
+    except BaseException:
+        status = 1
+    os._exit(status)
+
+
+def collected(fd, pid, config):
+    """(output, status) of a child, killed at the time limit or the output limit."""
+    deadline = time.monotonic() + config["time_limit_s"]
+    output = bytearray()
+    code = None
+    while True:
+        ready, _, _ = select.select([fd], [], [], 0.02 if code is None else 0)
+        if ready:
+            chunk = os.read(fd, 65536)
+            output += chunk
+            if len(output) > config["output_bytes"]:
+                kill_child(pid)
+                return b"", "output"
+            if not chunk:
+                code = wait_until(pid, deadline) if code is None else code
+                break
+        elif code is not None:
+            break
+        if code is None:
+            code = ended(pid)
+        if code is None and time.monotonic() > deadline:
+            break
+    if code is None:
+        kill_child(pid)
+        return b"", "timeout"
+    return bytes(output), "ok" if code == 0 else "error"
+
+
+def ended(pid):
+    """The child's wait status, None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return status if found else None
+
+
+def wait_until(pid, deadline):
+    while (code := ended(pid)) is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return code
+
+
+def until(fd, deadline):
+    return bool(select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0])
+
+
+def send(fd, data):
+    """Writes all of data; a child that is gone or does not read ends it."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        pass
+
+
+def kill_child(pid):
+    for target in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
+        with contextlib.suppress(OSError):
+            target()
+    with contextlib.suppress(OSError):
+        os.waitpid(pid, 0)
+
+
+def clear_processes(config):
+    """Ends whatever the program left running; every process of this user is in our namespace."""
+    if config["is_isolated"]:
+        with contextlib.suppress(OSError):
+            os.kill(-1, signal.SIGKILL)
+
+
+def fork():
+    """os.fork, waiting a moment for killed processes to be reaped when the limit is reached."""
+    for _ in range(50):
+        try:
+            return os.fork()
+        except BlockingIOError:
+            time.sleep(0.02)
+    return os.fork()
+
+
+if __name__ == "__main__":
+    main()

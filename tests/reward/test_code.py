@@ -1,0 +1,162 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from nsr_fast.errors import InputError
+from nsr_fast.reward import Verdict, sandbox
+from nsr_fast.reward.code import CodeReward, verify_code
+from nsr_fast.reward.code_tests import outputs_match, program_of, read_tests
+from nsr_fast.reward.sandbox import BACKENDS, Limits, backend_problems, run_program
+
+QUICK = Limits(time_limit_s=1.5)
+ADD = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+SUM = [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5\n", "output": "10\n"}]
+isolated = pytest.mark.skipif(
+    all(backend_problems().values()), reason=f"no sandbox here: {backend_problems()}"
+)
+
+
+def fenced(program):
+    return f"Here it is.\n```python\n{program}\n```\n"
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("program", "tests", "verdict", "reason"),
+    [
+        ("def add(a, b):\n    return a + b", ADD, "correct", "equal"),
+        ("def add(a, b):\n    return a - b", ADD, "wrong", "different"),
+        ("print(sum(map(int, input().split())))", SUM, "correct", "equal"),
+        ("print(sum(map(int, input().split())) % 10)", SUM, "wrong", "different"),
+        (
+            "import sys\nprint(sum(map(int, sys.stdin.read().split())))\nsys.exit(0)",
+            SUM,
+            "correct",
+            "equal",
+        ),
+        ("print(1 +", SUM, "wrong", "raised"),
+        ("import os\nos._exit(0)", ADD, "wrong", "different"),
+        ("def add(a, b):\n    import sys\n    sys.exit(0)", ADD, "wrong", "different"),
+        ("while True: pass", SUM, "wrong", "deadline"),
+        ("while True: print('x' * 999)", SUM, "wrong", "too_much_output"),
+        ("x = bytearray(10 * 1024**3)\nprint(3)", SUM, "wrong", "raised"),
+        ("import os\nwhile True: os.fork()", SUM, "wrong", "raised"),
+        ("import os\nos.kill(os.getppid(), 9)", SUM, "wrong", "killed"),
+        (
+            "import socket\nsocket.create_connection(('1.1.1.1', 53), 1)\nprint(3)",
+            SUM,
+            "wrong",
+            "raised",
+        ),
+    ],
+)
+def test_programs_get_their_verdict(program, tests, verdict, reason):
+    score = verify_code(fenced(program), tests, limits=QUICK)
+    assert (score.verdict.value, score.reason) == (verdict, reason)
+
+
+@isolated
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_sandbox_shows_neither_files_nor_root_nor_network(backend, tmp_path):
+    if problem := backend_problems()[backend]:
+        pytest.skip(f"{backend}: {problem}")
+    secret = tmp_path / "secret"
+    secret.write_text("42")
+    project = str(Path.cwd() / "pyproject.toml")
+    program = (
+        "import os, socket\n"
+        f"print(os.path.exists({str(secret)!r}), os.path.exists({project!r}))\n"
+        "print(len([n for n in os.listdir('/proc') if n.isdigit()]) < 6)\n"
+        "print([name for _, name in socket.if_nameindex() if name != 'lo'])\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print([int(line.split()[1], 16) for line in lines if line.startswith('CapEff')])\n"
+        "try:\n    open('/usr/made', 'w')\nexcept OSError:\n    print('read-only')\n"
+        "print('SECRET' in os.environ)\n"
+    )
+    os.environ["SECRET"] = "1"
+    report = run_program(program, inputs=("",), backend=backend)
+    del os.environ["SECRET"]
+    assert report["results"] == [
+        {"status": "ok", "output": "False False\nTrue\n[]\n[0]\nread-only\nFalse\n"}
+    ]
+
+
+@isolated
+def test_nothing_is_left_running():
+    program = (
+        "import os, time\nfor _ in range(5):\n"
+        "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(60)\n"
+    )
+    start = time.monotonic()
+    assert verify_code(fenced(program), SUM, limits=QUICK).verdict is Verdict.WRONG
+    assert time.monotonic() - start < 30
+    time.sleep(0.2)
+    users = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                users.add(folder.stat().st_uid)
+            except OSError:
+                continue
+    assert not any(200_000 <= uid < 600_000 for uid in users)
+
+
+@isolated
+def test_reward_scores_rows_and_equal_programs_once():
+    reward = CodeReward()
+    reward.start(limits=QUICK, num_workers=2)
+    good, bad = fenced("def add(a, b):\n    return a + b"), fenced("def add(a, b): ...")
+    rewards = reward(["p"] * 4, [good, bad, good, "no program"], [[]] * 4, tests=[ADD] * 4)
+    assert rewards == [1.0, -1.0, 1.0, -1.0]
+    assert reward.statistics()["code/correct"] == 1.0
+    assert reward([""], [good], [[]], tests=["?"]) == [None]
+
+
+def test_without_a_sandbox_code_is_refused_unless_unsafe(monkeypatch):
+    monkeypatch.setattr(sandbox, "backend_problems", lambda: {"bwrap": "not installed"})
+    with pytest.raises(InputError, match=r"bwrap: not installed.*set unsafe: true"):
+        sandbox.chosen_backend()
+    assert sandbox.chosen_backend(unsafe=True) == "none"
+
+
+@pytest.mark.parametrize(
+    ("tests", "expected"),
+    [
+        (ADD, ((), (), tuple(ADD))),
+        (SUM, (("1 2\n", "5 5\n"), ("3\n", "10\n"), ())),
+        (json.dumps({"inputs": ["1"], "outputs": ["2"]}), (("1",), ("2",), ())),
+        ("assert f(1) == 2", ((), (), ("assert f(1) == 2",))),
+        (
+            {"test": "def check(f): assert f(1)", "entry_point": "g"},
+            ((), (), ("def check(f): assert f(1)", "check(g)")),
+        ),
+    ],
+)
+def test_layouts_of_tests(tests, expected):
+    found = read_tests(tests)
+    assert (found.inputs, found.outputs, found.statements) == expected
+
+
+def test_calls_by_name_are_asserts_and_odd_names_refused():
+    found = read_tests({"inputs": [[1, 2]], "outputs": [[3]], "fn_name": "add"})
+    assert found.statements[1] == "assert _call(*[1, 2]) in (3, [3])"
+    for tests in ({"inputs": [[1]], "outputs": [[3]], "fn_name": "os.system"}, [], {"a": 1}, "{}"):
+        with pytest.raises(ValueError, match="tests:"):
+            read_tests(tests)
+
+
+def test_the_program_is_the_last_python_block():
+    text = "```python\na\n```\nbetter\n```py\nb = 1\n```\nrun\n```\n$ out\n```\n"
+    assert program_of(text) == "b = 1"
+    assert program_of("<think>```python\na\n```</think>none") is None
+    assert program_of("```\nx\n```") == "x"
+
+
+def test_outputs_match_token_by_token():
+    assert outputs_match("1  2\n3\n\n", "1 2\n3") and outputs_match("0.3000000001", "0.3")
+    assert not outputs_match("1 2", "1 3") and not outputs_match("12", "1 2")
+    assert not outputs_match("1000000000000000001", "1000000000000000000")
+    assert not outputs_match("nan", "0.5") and not outputs_match("", "0.5")
