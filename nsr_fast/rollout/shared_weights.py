@@ -9,7 +9,8 @@ On the CPU vLLM packs each weight into a private oneDNN buffer and drops the ten
 the CPU path equals CUDA.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -69,36 +70,70 @@ def engine_views(engine_model: nn.Module, trainer_model: nn.Module) -> dict[str,
     return views
 
 
-def share_weights(engine_model: nn.Module, trainer_model: nn.Module) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where one parameter of the trainer or the engine has to lie."""
+
+    name: str
+    module: nn.Module
+    attribute: str
+    address: int
+
+
+def share_weights(engine_model: nn.Module, trainer_model: nn.Module) -> list[Binding]:
     """Make every trainer parameter a view into the engine; each is checked by shape and value.
 
-    Returns name -> view. Tied parameters stay tied. The trainer's own copies are freed.
+    Tied parameters stay tied. The trainer's own copies are freed. Returns what check_shared reads.
     """
-    source = dict(trainer_model.state_dict())
-    adopt_plain_weights(engine_model, source)
+    adopt_plain_weights(engine_model, trainer_model.state_dict())
     views = engine_views(engine_model, trainer_model)
-    replacement = {}
-    for name, parameter in trainer_model.named_parameters():
-        if not torch.equal(views[name].to(parameter.device), parameter.data):
-            raise GuardStop(f"shared weights: {name}: the engine loaded other values than we did")
-        replacement[id(parameter)] = nn.Parameter(views[name], parameter.requires_grad)
+    check_equal(views, trainer_model)
+    replacement = {
+        id(parameter): nn.Parameter(views[name], parameter.requires_grad)
+        for name, parameter in trainer_model.named_parameters()
+    }
     for module in trainer_model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 module._parameters[name] = replacement[id(parameter)]
-    check_shared(engine_model, trainer_model)
-    return views
-
-
-def check_shared(engine_model: nn.Module, trainer_model: nn.Module) -> None:
-    """Raise GuardStop unless every trainer parameter still lies in the engine's live tensors."""
-    views = engine_views(engine_model, trainer_model)
     for name, parameter in trainer_model.named_parameters():
         if parameter.data_ptr() != views[name].data_ptr():
+            raise GuardStop(f"shared weights: {name} does not lie in the engine's memory")
+    return _bindings(engine_model) + _bindings(trainer_model)
+
+
+def check_shared(bindings: Sequence[Binding]) -> None:
+    """Raise GuardStop unless both sides' parameters still lie where share_weights put them.
+
+    The same memory holds the same values, so none is read: well below a millisecond.
+    """
+    for binding in bindings:
+        if binding.module._parameters[binding.attribute].data_ptr() != binding.address:
             raise GuardStop(
-                f"stale weights: {name} no longer lies in the engine's memory; rollouts would come "
-                "from old weights, so the run stops"
+                f"stale weights: {binding.name} left the memory that trainer and engine share; "
+                "rollouts would come from old weights, so the run stops"
             )
+
+
+@torch.no_grad()
+def copy_weights(engine_model: nn.Module, trainer_model: nn.Module) -> None:
+    """Write the trainer's values into the engine's own tensors and prove that they arrived."""
+    views = engine_views(engine_model, trainer_model)
+    for name, parameter in trainer_model.named_parameters():
+        views[name].copy_(parameter)
+    check_equal(views, trainer_model)
+
+
+def check_equal(views: Mapping[str, torch.Tensor], trainer_model: nn.Module) -> None:
+    """Raise GuardStop unless the engine's fingerprint is the trainer's."""
+    expected = fingerprint(dict(trainer_model.named_parameters()))
+    got = fingerprint(views)
+    different = [name for name in expected if got[name] != expected[name]]
+    if different:
+        raise GuardStop(
+            f"stale weights: the engine's {different[0]} (and {len(different) - 1} more) differs "
+            "from the trainer's; rollouts would come from other weights, so the run stops"
+        )
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -108,6 +143,15 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
         name: int(t.detach().view(integer[t.element_size()]).sum(dtype=torch.int64))
         for name, t in tensors.items()
     }
+
+
+def _bindings(model: nn.Module) -> list[Binding]:
+    return [
+        Binding(f"{prefix}.{name}", module, name, parameter.data_ptr())
+        for prefix, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
 
 
 def _engine_name(name: str) -> str:

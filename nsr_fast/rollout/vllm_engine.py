@@ -13,13 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import GuardStop
 from nsr_fast.rollout.rollout import Group, Rollout, Sampling
-from nsr_fast.rollout.shared_weights import check_shared, engine_views, fingerprint, share_weights
+from nsr_fast.rollout.shared_weights import (
+    adopt_plain_weights,
+    check_shared,
+    copy_weights,
+    share_weights,
+)
 
 _CPU_BLOCK_TOKENS = 128
 _CPU_BATCHED_TOKENS = 8192
@@ -31,6 +35,7 @@ class VllmEngine:
 
     model_dir   local checkpoint directory or hub name
     trainer     the transformers model to train; its parameters become views into the engine
+    share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
     """
 
@@ -43,11 +48,12 @@ class VllmEngine:
         stop_token_ids: Sequence[int],
         max_model_len: int,
         max_num_seqs: int,
+        share: bool = True,
         seed: int = 0,
         gpu_memory_utilization: float = 0.3,
         kv_cache_bytes: int | None = None,
     ):
-        self._trainer, self._tokenizer = trainer, tokenizer
+        self._trainer, self._tokenizer, self._is_shared = trainer, tokenizer, share
         self._stop_token_ids = sorted(set(stop_token_ids))
         self._next_request = 0
         on_cpu = not torch.cuda.is_available()
@@ -79,8 +85,11 @@ class VllmEngine:
                 seed=seed,
                 **memory,
             )
-        self._apply(lambda model: share_weights(model, trainer))
-        self._llm.reset_prefix_cache()
+        if share:
+            self._bindings = self._apply(lambda model: share_weights(model, trainer))
+        else:
+            self._apply(lambda model: adopt_plain_weights(model, trainer.state_dict()))
+        self.weights_updated()
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
@@ -106,16 +115,11 @@ class VllmEngine:
 
     def weights_updated(self) -> None:
         """Call after every optimizer step: proves that the engine holds the new weights and drops
-        its prefix cache. Raises GuardStop when any weight differs."""
-        trainer = self._trainer
-
-        def engine_fingerprint(model: nn.Module) -> dict[str, int]:
-            check_shared(model, trainer)
-            return fingerprint(engine_views(model, trainer))
-
-        engine = self._apply(engine_fingerprint)
-        if engine != fingerprint(dict(trainer.named_parameters())):
-            raise GuardStop("stale weights: the engine's weights differ from the trainer's")
+        its prefix cache, which belongs to the old ones. Raises GuardStop when a weight differs."""
+        if self._is_shared:
+            check_shared(self._bindings)
+        else:
+            self._apply(lambda model: copy_weights(model, self._trainer))
         if not self._llm.reset_prefix_cache():
             raise GuardStop("stale prefix cache: the engine refused to drop it (requests running?)")
 

@@ -143,8 +143,41 @@ def test_weights_that_left_the_engine_stop_the_run(engine_and_model):
     shared = norm.weight
     norm.weight = torch.nn.Parameter(shared.detach().clone())
     try:
-        with pytest.raises(GuardStop, match=r"stale weights: model\.norm\.weight"):
+        with pytest.raises(GuardStop, match=r"stale weights: model\.norm\.weight left"):
             engine.weights_updated()
     finally:
         norm.weight = shared
     engine.weights_updated()
+
+
+def test_an_engine_with_its_own_copy_follows_the_step(checkpoint):
+    from nsr_fast.rollout.vllm_engine import VllmEngine
+
+    folder = str(checkpoint("qwen2"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    engine = VllmEngine(
+        folder,
+        model,
+        tokenizer,
+        stop_token_ids=[2],
+        max_model_len=512,
+        max_num_seqs=16,
+        share=False,
+    )
+    (prompt,) = prompts_of(tokenizer, ["What is 12 + 30?"])
+
+    def worst_error():
+        (group,) = generate(engine, [prompt], Sampling(2, 8))
+        errors = [
+            trainer_logprobs(model, prompt, r) - torch.tensor(r.sampler_logprob)
+            for r in group.rollouts
+        ]
+        return float(torch.cat(errors).abs().max())
+
+    assert worst_error() < 1e-4
+    take_step(model, 4)
+    assert worst_error() > 1e-2
+    engine.weights_updated()
+    assert worst_error() < 1e-4
+    engine.close()
