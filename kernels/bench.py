@@ -115,13 +115,14 @@ def _sample(hidden: Tensor, weight: Tensor, g: torch.Generator) -> tuple[Tensor,
 
 
 def time_interleaved(methods: dict[str, Method], inputs: Inputs, repeats: int) -> dict[str, Timing]:
-    """Every method once per round, `repeats` rounds after one warm-up round."""
+    """Every method once per round: `repeats` rounds, on CUDA after one that warms up compilers."""
     timings = {name: Timing([], []) for name in methods}
-    for round_index in range(repeats + 1):
+    warm_up = 1 if inputs.hidden.is_cuda else 0
+    for round_index in range(repeats + warm_up):
         for name, method in methods.items():
             inputs.clear()
             wall, cpu = _time_once(method, inputs)
-            if round_index:
+            if round_index >= warm_up:
                 timings[name].wall_ms.append(wall)
                 timings[name].cpu_ms.append(cpu)
     inputs.clear()

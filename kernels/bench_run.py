@@ -31,14 +31,15 @@ def run_bench(arguments: Sequence[str] = ()) -> list[dict]:
 
     --cpu  --tokens 8192 (1024 on a CPU)  --vocab 151936  --widths 896 1536 2560 3584 (896)
     --dtype bfloat16 (float32)  --active 1.0 0.5 (1.0 0.25)  --repeats 20 (3)  --threads N
-    --peers  --no-errors  --rows-only
+    --methods WORD ... (names containing one)  --peers  --no-errors  --no-rows  --rows-only
     """
     options = _options(list(arguments))
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cpu" if options.cpu else "cuda")
     print(f"{_machine(device)}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
-    lines = [] if device.type == "cuda" else bench_rows(options)
+    has_rows = device.type == "cpu" and not options.no_rows
+    lines = bench_rows(options) if has_rows else []
     for width in [] if options.rows_only else options.widths:
         for active in options.active:
             shape = (options.tokens, options.vocab, width)
@@ -50,6 +51,7 @@ def bench_case(case: Case, options: argparse.Namespace) -> list[dict]:
     """One table: every method on one case."""
     inputs = peaked_inputs(case)
     table = entries(case.device, has_peers=options.peers, chunk=options.torch_chunk)
+    table = [x for x in table if any(word in x.name for word in options.methods)]
     usable = {entry.name: entry.run for entry in table if callable(entry.run)}
     quantiles = inputs.entropy.quantile(torch.tensor([0.1, 0.5, 0.8, 0.9, 0.99])).tolist()
     shown = " ".join(f"{q:.2g}" for q in quantiles)
@@ -136,7 +138,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--torch-chunk", type=int, dest="torch_chunk")
-    for flag in ("--peers", "--no-errors", "--rows-only"):
+    parser.add_argument("--methods", nargs="+", default=[""])
+    for flag in ("--peers", "--no-errors", "--no-rows", "--rows-only"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
     cpu = (1024, [896], "float32", [1.0, 0.25], 3, 128)

@@ -1,0 +1,97 @@
+"""Writes README's measured tables between their markers, from the lines in benchmarks/results/.
+
+    python benchmarks/readme_table.py            rewrite README.md
+    python benchmarks/readme_table.py --check    exit 1 when README.md is not what it would write
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a key of TABLES. The
+newest line of each case and method counts.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main(arguments: list[str]) -> int:
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    text = fill(old)
+    if "--check" in arguments:
+        return int(text != old)
+    readme.write_text(text)
+    return 0
+
+
+def fill(text: str) -> str:
+    """`text` with every known table between its markers replaced."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        body = table()
+        text = re.sub(pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL)
+    return text
+
+
+def linear_loss() -> str:
+    """The vocabulary head's loss: GPU lines when there are any, else the CPU's, said so."""
+    lines = newest(read("bench_linear_loss.jsonl"))
+    lines = [line for line in lines if line["op"] == "linear_policy_loss"]
+    on_gpu = [line for line in lines if line["gpu"]]
+    parts = [] if on_gpu else ["Not yet measured on a GPU. On a CPU:\n\n"]
+    for key in dict.fromkeys(case_of(line) for line in on_gpu or lines):
+        parts.append(case_table([line for line in (on_gpu or lines) if case_of(line) == key]))
+    return "".join(parts)
+
+
+def case_table(lines: list[dict]) -> str:
+    """One Markdown table; ratios by process time on a CPU, by elapsed time on a GPU."""
+    first = lines[0]
+    shape = first["shape"]
+    where = first["gpu"] or f"{first['cpu']}, {first['threads']} threads"
+    head = f"T={shape['T']}, V={shape['V']}, H={shape['H']}, {first['dtype']}"
+    rows = [
+        f"{head}, {shape['active']:.0%} of the rows active; forward + backward on {where}, "
+        f"torch {first['torch']}, {first['date']}:\n\n",
+        "| method | loss | ms | x cross_entropy(linear) | x three matmuls | MiB beyond inputs and "
+        "gradients | relative error of dHidden, dWeight |\n|---|---|---|---|---|---|---|\n",
+    ]
+    time = {line["backend"]: line.get("cpu_ms") for line in lines}
+    naive = next((t for name, t in time.items() if "cross_entropy(linear)" in name), None)
+    floor = next((t for name, t in time.items() if "floor" in name), None)
+    for line in lines:
+        if "not_run" in line:
+            rows.append(
+                f"| {line['backend']} | {line['mode']} | not run: {line['not_run']} |||||\n"
+            )
+            continue
+        ratios = [f"{line['cpu_ms'] / t:.2f}" if t else "" for t in (naive, floor)]
+        memory = "" if line["peak_bytes"] is None else f"{line['peak_bytes'] / 2**20:.0f}"
+        errors = [f"{line[k]:.0e}" for k in ("error_hidden", "error_weight") if k in line]
+        cells = [line["backend"], line["mode"], f"{line['median_ms']:.0f}", *ratios, memory]
+        rows.append(f"| {' | '.join([*cells, ', '.join(errors)])} |\n")
+    return "".join([*rows, "\n"])
+
+
+def case_of(line: dict) -> tuple:
+    return (*line["shape"].values(), line["dtype"], line["gpu"] or line["cpu"])
+
+
+def newest(lines: list[dict]) -> list[dict]:
+    """The last line of each case and method, in the order in which they were first written."""
+    return list({(*case_of(line), line["backend"], line["mode"]): line for line in lines}.values())
+
+
+def read(name: str) -> list[dict]:
+    path = RESULTS / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+TABLES: dict[str, Callable[[], str]] = {"linear_loss": linear_loss}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
