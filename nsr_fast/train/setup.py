@@ -16,6 +16,7 @@ from nsr_fast.errors import InputError
 from nsr_fast.info import engine_reason
 from nsr_fast.objective import Objective, by_name
 from nsr_fast.reward import load_reward
+from nsr_fast.reward.countdown import parse_problem
 from nsr_fast.reward.golds import usable_rows
 from nsr_fast.reward.score import RewardFunction
 from nsr_fast.rollout.rollout import Sampling
@@ -71,10 +72,17 @@ def prepare(config: Config) -> Inputs:
 
 
 def _rows(config: Config, data: str) -> list[dict]:
-    """The rows of `data`; under the math reward every answer must verify against itself."""
+    """The rows of `data`, their answers checked as far as the reward's kind allows."""
     rows = read_rows(data)
-    if "math" in [part.partition("*")[0].strip() for part in config.reward.split(",")]:
+    rewards = [part.partition("*")[0].strip() for part in config.reward.split(",")]
+    if "math" in rewards:  # every answer must verify against itself
         rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
+    if "countdown" in rewards:
+        for row in rows:
+            try:
+                parse_problem(row["answer"])
+            except ValueError as error:
+                raise InputError(f"data: {data}: row {row['id']!r}: {error}") from None
     return rows
 
 

@@ -68,6 +68,12 @@ def test_row_without_answer(run):
     refused(run(rows=rows), "data.jsonl", "2", "answer")
 
 
+def test_answer_that_the_reward_cannot_use(run):
+    rows = [{"id": "bad", "prompt": "25,7>32:", "answer": "32"}]
+    refused(run(rows=rows, reward="countdown"), "'bad'", "numbers", "'32'")
+    refused(run(rows=[{"id": "void", "prompt": "?", "answer": ""}]), "'void'", "drop_bad_golds")
+
+
 def test_prompt_over_the_limit_names_row_and_cure(run):
     rows = [{"id": "long-one", "prompt": "x" * 33, "answer": "2"}]
     refused(run(rows=rows), "long-one", "33", "32", "max_prompt_length")
