@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nsr_fast.evaluate.pass_at_k import paired_difference, pass_at_k_curve
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -90,7 +92,43 @@ def read(name: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-TABLES: dict[str, Callable[[], str]] = {"linear_loss": linear_loss}
+def countdown() -> str:
+    """The demo over fresh seeds: Pass@k of the base, then each objective's paired difference."""
+    lines = read("countdown.jsonl")
+    num_samples, num_problems = lines[0]["num_samples"], len(lines[0]["num_correct_before"])
+    ks = (1, 4, 16, 64, 256)
+    base = pass_at_k_curve([line["num_correct_before"] for line in lines], num_samples, ks)
+    parts = [
+        f"{num_problems} unseen problems x {num_samples} samples, 40 rounds on the CPU; differences "
+        "to the base with 95 % intervals:\n\n",
+        f"| Countdown, Pass@k | {' | '.join(f'k = {k}' for k in ks)} |\n|---|---|---|---|---|---|\n",
+        f"| base | {' | '.join(f'{p:.3f}' for p in base.pass_at_k)} |\n",
+    ]
+    for objective in dict.fromkeys(line["objective"] for line in lines):
+        runs = [line for line in lines if line["objective"] == objective]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        before, after = ([run[f"num_correct_{x}"] for run in runs] for x in ("before", "after"))
+        found = [paired_difference(before, after, num_samples, k) for k in ks]
+        cells = [f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in found]
+        parts.append(f"| {objective}, seeds {seeds} | {' | '.join(cells)} |\n")
+    return "".join(parts)
+
+
+def shared_weights() -> str:
+    """Memory and sync with one copy of the weights and with two."""
+    newest_lines = {line["mode"]: line for line in read("shared_weights.jsonl")}
+    rows = ["| weights | resident MiB | sync ms |\n|---|---|---|\n"]
+    for mode, line in newest_lines.items():
+        mib = line["resident_bytes"] / 2**20
+        rows.append(f"| {mode} | {mib:.0f} | {line['sync_ms']:.2f} |\n")
+    return "".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "countdown": countdown,
+    "linear_loss": linear_loss,
+    "shared_weights": shared_weights,
+}
 
 
 if __name__ == "__main__":
