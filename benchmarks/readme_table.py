@@ -99,9 +99,10 @@ def countdown() -> str:
     ks = (1, 4, 16, 64, 256)
     base = pass_at_k_curve([line["num_correct_before"] for line in lines], num_samples, ks)
     parts = [
-        f"{num_problems} unseen problems x {num_samples} samples, 40 rounds on the CPU; differences "
-        "to the base with 95 % intervals:\n\n",
-        f"| Countdown, Pass@k | {' | '.join(f'k = {k}' for k in ks)} |\n|---|---|---|---|---|---|\n",
+        f"{num_problems} unseen problems x {num_samples} samples, 40 rounds on the CPU; "
+        "differences to the base with 95 % intervals:\n\n",
+        f"| Countdown, Pass@k | {' | '.join(f'k = {k}' for k in ks)} |\n",
+        f"|---{'|---' * len(ks)}|\n",
         f"| base | {' | '.join(f'{p:.3f}' for p in base.pass_at_k)} |\n",
     ]
     for objective in dict.fromkeys(line["objective"] for line in lines):
