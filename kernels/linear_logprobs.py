@@ -7,6 +7,7 @@ old and reference log-probabilities, and user code.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from nsr_fast.kernels.chunks import (
     clear_unused,
     row_functions,
 )
+
+FUSED = "triton_fused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def linear_logprobs(
     weight   [V, D]  same dtype and device as hidden (under autocast both are cast)
     target   [T]     int64 in [0, V); checked on the CPU, elsewhere a bad one yields NaN
     bias     [V]     same dtype as weight
+    backend  as in linear_policy_loss, or "triton_fused": a forward pass by tiles that never leave
+             the chip, logits in float32 (the least memory; the backward pass still has its tile)
     Returns  TokenLogprobs; differentiable once in hidden, weight and bias. Rows whose upstream
              gradients are all zero cost nothing in the backward pass
     Memory   one tile [chunk, V] beside the results and gradients
@@ -59,8 +64,8 @@ def linear_logprobs(
     check_head(hidden, weight, target, bias, temperature, softcap, logits_dtype)
     if not torch.compiler.is_compiling():
         check_targets(target, weight.shape[0])
-    logits_dtype = logits_dtype or hidden.dtype
-    check_backend(backend, hidden.device, logits_dtype)
+    logits_dtype = torch.float32 if backend == FUSED else logits_dtype or hidden.dtype
+    check_backend(_of_rows(backend), hidden.device, logits_dtype)
     options = (temperature, softcap, logits_dtype, backend)
     logprob, entropy, lse = _forward(hidden, weight, bias, target, *options)
     return TokenLogprobs(logprob, entropy, lse.detach())
@@ -77,6 +82,11 @@ def _forward(
     logits_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if backend == FUSED:
+        fused = import_module("nsr_fast.kernels.linear_logprobs_triton").linear_stats
+        options = {"bias": bias, "temperature": temperature, "softcap": softcap}
+        stats = fused(hidden, weight, target, **options)
+        return stats.logprob.clone(), stats.entropy.clone(), stats.lse.clone()
     backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
     row_stats = row_functions(head).row_stats
@@ -116,7 +126,7 @@ def _backward(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; an empty tensor where `wanted` is false."""
-    backend = resolve_backend(backend, hidden.device, logits_dtype)
+    backend = resolve_backend(_of_rows(backend), hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
     row_grad_ = row_functions(head).row_grad_
     buffers = _buffers(hidden, weight, bias, wanted)
@@ -139,6 +149,11 @@ def _backward(
 def _(grad_logprob, grad_entropy, lse, entropy, hidden, weight, bias, target, *rest):
     grad_hidden, grad_weight, grad_bias = _buffers(hidden, weight, bias, rest[-1])
     return grad_hidden, grad_weight.to(hidden.dtype), grad_bias.to(hidden.dtype)
+
+
+def _of_rows(backend: str) -> str:
+    """The backend whose row kernels go with `backend`."""
+    return "triton" if backend == FUSED else backend
 
 
 def _buffers(

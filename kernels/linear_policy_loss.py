@@ -88,7 +88,7 @@ def linear_policy_loss(
     }
     check_options(surrogate, sides, hidden, entropy_coef, chunk_rows)
     if tail_mass != 0.0:
-        raise ValueError(f"tail_mass: expected 0.0 (exact gradients), got {tail_mass!r}")
+        raise ValueError(f"tail_mass: only 0.0 (exact gradients) is offered, got {tail_mass!r}")
     check_backend(backend, hidden.device, logits_dtype or hidden.dtype)
     buffers = _gradient_buffers(hidden, weight, bias, grad_owner, accumulate_into_grad)
     key, numbers = surrogate_key(surrogate)
