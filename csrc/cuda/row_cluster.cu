@@ -10,7 +10,10 @@ namespace {
 
 constexpr int kMaxCluster = 8;  // the largest portable size
 constexpr int kClusterThreads = 256;
-constexpr size_t kGoodShared = 40 * 1024;  // four such blocks share a multiprocessor of sm_90
+// Four blocks of this size share a multiprocessor of sm_90. Where a row needs larger ones, two share
+// it, with twice the threads each.
+constexpr size_t kGoodShared = 40 * 1024;
+constexpr size_t kLargeShared = 56 * 1024;
 
 struct Scratch {
   RowSums of_block;
@@ -38,7 +41,7 @@ NSR_DEVICE RowSums merge_cluster(const RowSums& of_block, Scratch* scratch, int 
 #endif
 
 template <class T, bool kCapped, bool kGradient>
-__global__ void __launch_bounds__(kClusterThreads, 4) cluster_kernel(const ClusterArgs all) {
+__global__ void __launch_bounds__(kMaxThreads, 2) cluster_kernel(const ClusterArgs all) {
 #ifdef NSR_HAS_CLUSTER
   const RowArgs& args = all.row;
   const int cluster = all.cluster, rank = int(blockIdx.x) % cluster;
@@ -111,7 +114,9 @@ bool launch_sized(const RowArgs& args, bool gradient, void* stream) {
     if (cluster == kMaxCluster || (gradient ? shared <= kGoodShared : is_small)) break;
   }
   if (shared > shared_limit()) return false;
-  const int threads = num_packs / cluster >= 512 ? kClusterThreads : 64;
+  const int threads = shared > kLargeShared        ? kMaxThreads
+                      : num_packs / cluster >= 512 ? kClusterThreads
+                                                   : 64;
   auto* kernel = gradient ? cluster_kernel<T, kCapped, true> : cluster_kernel<T, kCapped, false>;
   const LaunchShape shape = {args.rows * cluster, threads, cluster, shared, stream};
   return launch<ClusterArgs>(kernel, shape, {args, cluster});

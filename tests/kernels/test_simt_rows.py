@@ -121,8 +121,9 @@ def test_temperature_and_softcap(backend, temperature, softcap):
         check_rows(backend, logits, target, temperature=temperature, softcap=softcap)
 
 
-def test_vocabulary_of_qwen(backend):
-    logits, target, _ = tile(1, 151_936, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vocabulary_of_qwen(backend, dtype):
+    logits, target, _ = tile(1, 151_936, dtype)
     check_rows(backend, logits, target)
     assert backend.taken == PATHS["block"]  # row_grad_ has one path
 
