@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from nsr_fast.data.audit import data_warnings
 from nsr_fast.data.rows import read_rows
 from nsr_fast.errors import InputError
 from nsr_fast.reward.golds import check_golds
 from nsr_fast.reward.verdict import Score, Verdict
-from nsr_fast.reward.verifier import MathVerifier
+from nsr_fast.reward.verifier import MathVerifier, quantile
 
 _MAX_SHOWN = 50
 _EXPECTED = {True: "correct", False: "wrong", "true": "correct", "false": "wrong"}
@@ -112,7 +110,7 @@ def _print_cases(rows: list[dict], scores: list[Score], seconds: list[float]) ->
         )
     if len(off) > _MAX_SHOWN:
         print(f"... and {len(off) - _MAX_SHOWN} more")
-    p50, p99 = 1e3 * np.percentile(seconds, [50, 99])
+    p50, p99 = 1e3 * quantile(seconds, 0.5), 1e3 * quantile(seconds, 0.99)
     print(
         f"{len(rows) - len(off)} of {len(rows)} as expected; {sum(seconds):.2f} s, "
         f"p50 {p50:.2f} ms, p99 {p99:.0f} ms, max {1e3 * max(seconds):.0f} ms"

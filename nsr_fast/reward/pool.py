@@ -103,6 +103,7 @@ class _Worker:
         self._deadline_s, self._memory_mb = deadline_s, memory_mb
         self._process: subprocess.Popen | None = None
         self._has_ended = False
+        self._last_id = 0
         self._child = 0
         self._pending = b""
 
@@ -124,11 +125,17 @@ class _Worker:
     def ask(self, request: dict) -> dict:
         """The child's reply, or an unscored one after a deadline or a crash; is_ready() before."""
         used_s = _cpu_seconds(self._child)
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        reply = self._read(self._deadline_s)
+        self._last_id += 1
+        try:
+            message = json.dumps({**request, "id": self._last_id}).encode() + b"\n"
+            self._process.stdin.write(message)
+        except BrokenPipeError:  # the process has ended; is_ready() starts another
+            self._child = 0
+            return {"verdict": "unscored", "reason": "crash"}
+        reply = self._reply()
         waits = 1
         while reply is None and waits < MAX_WAITS and self._is_starved(used_s):
-            reply = self._read(self._deadline_s)
+            reply = self._reply()
             waits += 1
         if reply is None:
             if self._process.poll() is None:
@@ -141,6 +148,18 @@ class _Worker:
         if reply["last"]:
             self._child = 0
         return reply
+
+    def _reply(self) -> dict | None:
+        """The next message that is a hello or answers the last request.
+
+        A child that died before it read a request leaves it to its successor, whose answer to it
+        then comes too late and must not pass for the next one's.
+        """
+        end = time.monotonic() + self._deadline_s
+        while (reply := self._read(end - time.monotonic())) is not None:
+            if "hello" in reply or reply["id"] == self._last_id:
+                return reply
+        return None
 
     def _is_starved(self, used_s: float) -> bool:
         """Whether the child had less than half its deadline of CPU time: others have the cores."""

@@ -24,7 +24,7 @@ from nsr_fast.errors import InputError
 
 BACKENDS = ("bwrap", "unshare")
 _FIRST_UID, _NUM_UIDS = 200_000, 400_000
-_START_S = 10.0
+_START_S = 20.0
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py").read_text(encoding="utf-8")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 
@@ -88,7 +88,7 @@ def run_program(
     frames = _frame({**config, "is_isolated": backend != "none"})
     if tests:
         frames += _frame({"tests": list(tests), "token": token})
-    wall_s = _START_S + limits.time_limit_s * max(1, len(inputs)) * 1.5
+    wall_s = _START_S + limits.time_limit_s * max(1, len(inputs)) * 3
     report = _report(backend, frames, wall_s)
     if "token" in report:
         passed = secrets.compare_digest(str(report["token"]).encode(), token.encode())

@@ -11,8 +11,6 @@ from concurrent.futures import Future
 from decimal import Decimal
 from functools import lru_cache
 
-import numpy as np
-
 from nsr_fast.errors import InputError
 from nsr_fast.reward.boxed import Extraction, extract_boxed
 from nsr_fast.reward.judge import quick_judgement
@@ -94,8 +92,8 @@ class MathVerifier:
         statistics["verify/fast_share"] = 1 - counts.get("in_worker", 0) / total if total else 1.0
         statistics["verify/kills"] = float(self._pool.num_kills)
         if latencies := list(self._pool.latencies_ms):
-            p50, p99 = np.percentile(latencies, [50, 99])
-            statistics |= {"verify/p50_ms": float(p50), "verify/p99_ms": float(p99)}
+            statistics["verify/p50_ms"] = quantile(latencies, 0.5)
+            statistics["verify/p99_ms"] = quantile(latencies, 0.99)
         return statistics
 
     def wait_ready(self) -> None:
@@ -180,6 +178,11 @@ class PendingScores:
             self._scores = [item.score() for item in self._items]
             self._count(self._scores)
         return self._scores
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value with at least `share` of the values at or below it."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def accepted_answers(answer: object) -> list[str]:

@@ -71,12 +71,23 @@ def test_a_worker_that_dies_is_replaced():
     pool.close()
 
 
+def test_a_process_that_dies_is_started_again():
+    pool = WorkerPool(1)
+    pool.wait_ready()
+    os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+    time.sleep(0.3)
+    verdicts = [pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict for _ in range(2)]
+    assert verdicts == [Verdict.UNSCORED, Verdict.CORRECT]
+    pool.close()
+
+
 def test_workers_never_import_torch_and_end_with_the_pool():
     pool = WorkerPool(1)
     pool.wait_ready()
-    pids = children(os.getpid())
+    process = pool._workers[0]._process.pid
+    pids = [process, *children(process)]
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
-    assert len(pids) >= 2 and not any("libtorch" in text for text in maps)
+    assert len(pids) == 2 and not any("libtorch" in text for text in maps)
     pool.close()
     assert are_gone(pids)
 
