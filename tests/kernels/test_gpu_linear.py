@@ -6,6 +6,7 @@ from linear_cases import assert_as_good_as, check, head_case, run
 from row_cases import check_stats
 
 from nsr_fast.kernels import reference
+from nsr_fast.kernels.linear_logprobs import FUSED, linear_logprobs
 from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
 
 pytestmark = [
@@ -66,3 +67,28 @@ def test_float32_logits_of_bfloat16_heads(backend):
     logits = wide["hidden"] @ wide["weight"].t() + wide["bias"]
     want = reference.row_stats(logits, case["target"])
     assert (result.logprob.double() - want.logprob).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton", FUSED, "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logprobs_and_their_gradients_match_float64(backend, dtype):
+    case = on_gpu(head_case(150, 4099, 72, dtype=dtype))
+    generator = torch.Generator(device="cuda").manual_seed(1)
+    upstream = torch.randn(2, 150, generator=generator, device="cuda")
+
+    def gradients(function, kind, **options):
+        inputs = [case[k].detach().clone().to(kind).requires_grad_() for k in ("hidden", "weight")]
+        results = function(*inputs, case["target"], temperature=0.7, **options)
+        logprob, entropy = results[:2]
+        ((logprob * upstream[0]).sum() + (entropy * upstream[1]).sum()).backward()
+        return [x.grad for x in inputs]
+
+    def ours(*args, **options):
+        found = linear_logprobs(*args, backend=backend, **options)
+        return found.logprob, found.entropy
+
+    truth = gradients(reference.linear_logprobs, torch.float64)
+    base = gradients(reference.linear_logprobs, dtype)
+    for name, g, t, b in zip(("hidden", "weight"), gradients(ours, dtype), truth, base):
+        eps = 2e-2 if dtype == torch.bfloat16 else 1e-5
+        assert_as_good_as(g, t, b, name=name, eps=eps)
