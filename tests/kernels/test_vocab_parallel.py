@@ -1,5 +1,6 @@
 """vocab_parallel_policy_loss in 2 and 3 gloo processes against the unsharded operation."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,11 @@ def refusal(target: torch.Tensor | None = None, shard_sizes: list[int] | None = 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_sharded_loss_and_gradients_equal_the_unsharded_ones(world, tmp_path):
-    torch.multiprocessing.spawn(worker, (world, str(tmp_path)), nprocs=world)
+    # One server imports torch for all workers, which fork from it before any thread exists.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "nsr_fast.kernels.vocab_parallel"])
+    torch.multiprocessing.start_processes(
+        worker, (world, str(tmp_path)), nprocs=world, start_method="forkserver"
+    )
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         for name, options in OPTIONS.items():
             truth, base = (whole(precision, dtype, options) for precision in (torch.float64, dtype))
