@@ -168,44 +168,59 @@ def linear_stats(
     check_head(hidden, weight, target, bias, temperature, softcap, None)
     if hidden.dtype == torch.float64:
         raise ValueError("hidden: expected float32, bfloat16 or float16, got float64")
-    tokens, width = hidden.shape
-    vocab = weight.shape[0]
+    tokens = hidden.shape[0]
     outputs = torch.empty(5, tokens, device=hidden.device)
     greedy = torch.empty(tokens, dtype=torch.bool, device=hidden.device)
-    if tokens == 0:
-        return stats_from(outputs, greedy)
+    if tokens:
+        with on_device(hidden):
+            _launch(
+                hidden, weight, target.contiguous(), bias, temperature, softcap, outputs, greedy
+            )
+    return stats_from(outputs, greedy)
+
+
+def _launch(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    outputs: Tensor,
+    greedy: Tensor,
+) -> None:
+    tokens, width = hidden.shape
+    vocab = weight.shape[0]
     split = 4096 if tokens >= 1024 else 1024
     num_splits = triton.cdiv(vocab, split)
     parts = torch.empty(num_splits, NUM_PARTS, tokens, device=hidden.device)
     config = FULL if hidden.dtype == torch.float32 else HALF
-    with on_device(hidden):
-        split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
-            hidden_ptr=hidden,
-            weight_ptr=weight,
-            bias_ptr=bias,
-            target_ptr=target.contiguous(),
-            parts_ptr=parts,
-            num_tokens=tokens,
-            vocab=vocab,
-            width=width,
-            split=split,
-            scale=LOG2E.value / temperature,
-            softcap=softcap or 0.0,
-            HAS_BIAS=bias is not None,
-            HAS_SOFTCAP=softcap is not None,
-            UPCAST=IS_INTERPRETED,
-            enable_fp_fusion=True,
-            **config,
-        )
-        combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
-            parts_ptr=parts,
-            target_ptr=target.contiguous(),
-            outputs_ptr=outputs,
-            greedy_ptr=greedy,
-            num_tokens=tokens,
-            vocab=vocab,
-            num_splits=num_splits,
-            inv_temp=1.0 / temperature,
-            **COMBINE,
-        )
-    return stats_from(outputs, greedy)
+    split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
+        hidden_ptr=hidden,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        target_ptr=target,
+        parts_ptr=parts,
+        num_tokens=tokens,
+        vocab=vocab,
+        width=width,
+        split=split,
+        scale=LOG2E.value / temperature,
+        softcap=softcap or 0.0,
+        HAS_BIAS=bias is not None,
+        HAS_SOFTCAP=softcap is not None,
+        UPCAST=IS_INTERPRETED,
+        enable_fp_fusion=True,
+        **config,
+    )
+    combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
+        parts_ptr=parts,
+        target_ptr=target,
+        outputs_ptr=outputs,
+        greedy_ptr=greedy,
+        num_tokens=tokens,
+        vocab=vocab,
+        num_splits=num_splits,
+        inv_temp=1.0 / temperature,
+        **COMBINE,
+    )

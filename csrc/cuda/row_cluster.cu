@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kMaxCluster = 8;  // the largest portable size
 constexpr int kClusterThreads = 256;
-// Four blocks of this size share a multiprocessor of sm_90. Where a row needs larger ones, two share
-// it, with twice the threads each.
+// Four blocks of this size share a multiprocessor of sm_90. Where a row needs larger ones, two
+// share it, with twice the threads each.
 constexpr size_t kGoodShared = 40 * 1024;
 constexpr size_t kLargeShared = 56 * 1024;
 

@@ -17,7 +17,7 @@
 #define blockIdx (::simt::current->block->index)
 #define blockDim (::simt::block_dim)
 
-struct uint4 { uint32_t x, y, z, w; };
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
 static_assert(sizeof(uint4) == 16);
 
 namespace nsr {

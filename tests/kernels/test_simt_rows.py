@@ -29,6 +29,7 @@ from nsr_fast.kernels.reference import RowStats
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["-O2", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra"]
+FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 PATHS = {"auto": 0, "block": 1, "cluster": 2}
 FORWARD, REVERSE = 0, 1
 
