@@ -15,8 +15,8 @@ from nsr_fast.kernels.matmul import bias_grad_, hidden_grad, logits_into, weight
 
 # Bytes of one logits tile. CPU: some two hundred rows at a 150k vocabulary keep the products near
 # their full rate; CUDA: 2048 rows of bfloat16 keep them compute-bound.
-_TILE_BYTES = {"cpu": 128 << 20, "cuda": 640 << 20}
-_ROW_MULTIPLE = {"cpu": 32, "cuda": 256}
+_TILE_BYTES = {"cpu": 136 << 20, "cuda": 640 << 20}
+_ROW_MULTIPLE = {"cpu": 16, "cuda": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,13 @@ class Chunk:
 
 
 def default_chunk_rows(num_rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Rows of one tile: as many as its byte budget holds, in equal chunks."""
+    """Rows of one tile: as many as its byte budget holds, in nearly equal chunks."""
     kind = device.type if device.type in _TILE_BYTES else "cpu"
     multiple = _ROW_MULTIPLE[kind]
     most = max(_TILE_BYTES[kind] // (vocab * dtype.itemsize) // multiple * multiple, multiple)
     num_chunks = max(-(-num_rows // most), 1)
-    return max(-(-num_rows // num_chunks), 1)
+    even = -(-num_rows // num_chunks)
+    return max(min(-(-even // multiple) * multiple, num_rows), 1)
 
 
 def active_rows(is_active: Tensor, device: torch.device) -> Tensor | None:
