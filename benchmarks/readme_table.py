@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
 def fill(text: str) -> str:
     """`text` with every known table between its markers replaced."""
     for name, table in TABLES.items():
+        if f"<!-- table: {name} -->" not in text:
+            continue
         pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         body = table()
         text = re.sub(pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL)
