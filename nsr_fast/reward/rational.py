@@ -9,6 +9,7 @@ _MAX_EXPONENT = 400
 _UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _SIGNED = rf"[+-]?{_UNSIGNED}"
 _NUMBER = re.compile(rf"{_SIGNED}")
+_POWER_OF_TEN = re.compile(r"([+-]?\d(?:\.\d+)?)[eE]([+-]?\d{1,3})")
 _GROUPED = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?)")
 _SLASH = re.compile(rf"({_SIGNED})/({_SIGNED})")
 _FRAC = re.compile(rf"([+-]?)\\frac\{{({_SIGNED})\}}\{{({_SIGNED})\}}")
@@ -25,6 +26,8 @@ def rational(text: str) -> Fraction | None:
         return None
     if _NUMBER.fullmatch(text):
         return Fraction(text)
+    if match := _POWER_OF_TEN.fullmatch(text):
+        return _power_of_ten(match.group(1), int(match.group(2)))
     if match := _GROUPED.fullmatch(text):
         return Fraction(match.group(1) + match.group(2).replace(",", ""))
     if match := _SLASH.fullmatch(text):

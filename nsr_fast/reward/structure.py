@@ -27,6 +27,8 @@ _VARIABLE = re.compile(
     r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!pi\b)[a-z]+|\\text\{[^{}]*\}|\\overline\{[A-Z]*\})"
     r"(?:_\{[^{}]*\}|'|\^\{-1\})*(?:\([a-zA-Z0-9,]*\))?"
 )
+_VARIABLES = re.compile(r"\([a-z](?:_\{[^{}]*\})?(?:,[a-z](?:_\{[^{}]*\})?)+\)")
+_SIGN_OF_WORD = {"percent": "%", "pct": "%", "degree": "degree", "degrees": "degree"}
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 _BASE_WORDS |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
 
@@ -188,8 +190,8 @@ def _related(text: str, depth: int) -> Shape | None:
 
 
 def is_variable(text: str) -> bool:
-    """A name that an answer may be assigned to: x, x_{1}, f(x), \\theta, \\text{area}."""
-    return _VARIABLE.fullmatch(text) is not None
+    """A name that an answer may be assigned to: x, x_{1}, f(x), (x,y), \\theta, \\text{area}."""
+    return _VARIABLE.fullmatch(text) is not None or _VARIABLES.fullmatch(text) is not None
 
 
 def _bracketed(text: str, depth: int) -> Shape | None:
@@ -254,5 +256,5 @@ def _leaf(text: str) -> Leaf:
             return Leaf(match.group(1), "degree")
     elif (match := _UNIT.fullmatch(text)) and not match.group(1).endswith("\\"):
         unit = letters(match.group(2))
-        return Leaf(match.group(1), "%" if unit in ("percent", "pct") else unit)
+        return Leaf(match.group(1), _SIGN_OF_WORD.get(unit, unit))
     return Leaf(text)

@@ -58,6 +58,7 @@ def formulas_equal(a: str, b: str) -> bool:
 def parsed(text: str) -> sympy.Basic:
     """The sympy object of a formula."""
     text = _DEGREES.sub(r"\\frac{\1\\pi}{180}", text).replace("%", "")
+    text = re.sub(r"\\lg(?![a-z])", r"\\log_{10}", text)
     text = _FUNCTION_POWER.sub(r"(\\\1(\3))^{\2}", text)
     found = parse(f"\\boxed{{{text}}}", _CONFIG, "no_fallback", parsing_timeout=None)
     if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
