@@ -127,10 +127,20 @@ def shared_weights() -> str:
     return "".join(rows)
 
 
+def step() -> str:
+    """A training step's peak memory and time with and without full logits."""
+    lines = {line["method"]: line for line in read("step.jsonl")}
+    rows = ["| training step | peak MiB, gradients included | CPU s |\n|---|---|---|\n"]
+    for method, line in lines.items():
+        rows.append(f"| {method} | {line['peak_bytes'] / 2**20:.0f} | {line['cpu_s']:.1f} |\n")
+    return "".join(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "countdown": countdown,
     "linear_loss": linear_loss,
     "shared_weights": shared_weights,
+    "step": step,
 }
 
 
