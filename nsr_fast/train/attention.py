@@ -1,12 +1,14 @@
 """Causal attention over packed sequences, without padding and without a [T, T] mask.
 
 transformers calls it for every layer as the attention implementation "nsr_packed". The lengths of
-the packed sequences travel as the model keyword `sequence_lengths`; neighbours of equal length are
-batched into one scaled_dot_product_attention call, so packing sorts by length.
+the packed sequences travel as the model keyword `sequence_lengths`. On CUDA in half precision
+flash-attn computes it when installed; otherwise neighbours of equal length are batched into one
+scaled_dot_product_attention call, which is why packing sorts by length.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import accumulate, groupby
 
 import torch
 from torch import nn
@@ -36,6 +38,9 @@ def packed_attention(
         raise ValueError(
             f"sequence_lengths: expected a sum of T={query.shape[2]}, got {sum(sequence_lengths)}"
         )
+    flash = _flash_attention()
+    if flash is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return flash(query, key, value, sequence_lengths, scaling, dropout), None
     outputs = []
     for start, count, length in _equal_length_runs(sequence_lengths):
         q, k, v = (_unpack(x, start, count, length) for x in (query, key, value))
@@ -44,6 +49,24 @@ def packed_attention(
         )
         outputs.append(out.transpose(1, 2).reshape(1, count * length, *_heads(out)))
     return torch.cat(outputs, dim=1), None
+
+
+@cache
+def _flash_attention() -> Callable[..., torch.Tensor] | None:
+    """flash-attn on packed tensors, or None when it is not installed."""
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        return None
+
+    def attend(query, key, value, sequence_lengths, scaling, dropout):
+        bounds = torch.tensor([0, *accumulate(sequence_lengths)], dtype=torch.int32)
+        bounds, longest = bounds.to(query.device, non_blocking=True), max(sequence_lengths)
+        packed = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, d]
+        options = {"dropout_p": dropout, "softmax_scale": scaling, "causal": True}
+        return flash_attn_varlen_func(*packed, bounds, bounds, longest, longest, **options)[None]
+
+    return attend
 
 
 def _equal_length_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
