@@ -4,6 +4,7 @@ A thread per worker sends a request, waits for the reply and kills the child tha
 works from any thread, uses no signal, and leaves nothing running behind a parent that dies.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -20,7 +21,7 @@ from pathlib import Path
 from nsr_fast.reward.verdict import Score, Verdict
 
 START_DEADLINE_S = 120.0
-MAX_WAITS = 4  # deadlines that an item may wait on a machine too busy to give it CPU time
+MAX_WAITS = 4  # deadlines in wall time; the time a child waits for a core does not count
 _ROOT = Path(__file__).parents[2]
 
 
@@ -28,7 +29,8 @@ class WorkerPool:
     """Judges (golds, candidate) pairs in worker processes.
 
     num_workers  processes; they start at once, before CUDA is touched, and never import torch
-    deadline_s   wall time of one item; a late child is killed and replaced, its item is unscored
+    deadline_s   of one item, time in the run queue aside; a late child is killed and replaced,
+                 its item is unscored
     memory_mb    address space of a child
     """
 
@@ -124,7 +126,7 @@ class _Worker:
 
     def ask(self, request: dict) -> dict:
         """The child's reply, or an unscored one after a deadline or a crash; is_ready() before."""
-        used_s = _cpu_seconds(self._child)
+        start, waited_s = time.monotonic(), _waited_s(self._child)
         self._last_id += 1
         try:
             message = json.dumps({**request, "id": self._last_id}).encode() + b"\n"
@@ -132,14 +134,17 @@ class _Worker:
         except BrokenPipeError:  # the process has ended; is_ready() starts another
             self._child = 0
             return {"verdict": "unscored", "reason": "crash"}
-        reply = self._reply()
-        waits = 1
-        while reply is None and waits < MAX_WAITS and self._is_starved(used_s):
-            reply = self._reply()
-            waits += 1
+        reply = self._reply(self._deadline_s)
+        while reply is None and self._process.poll() is None:
+            elapsed_s = time.monotonic() - start
+            ran_s = elapsed_s - (_waited_s(self._child) - waited_s)
+            if ran_s > 0.98 * self._deadline_s or elapsed_s > MAX_WAITS * self._deadline_s:
+                break
+            reply = self._reply(self._deadline_s - ran_s)
         if reply is None:
             if self._process.poll() is None:
-                os.kill(self._child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._child, signal.SIGKILL)
             self._child = 0
             return {"verdict": "unscored", "reason": "deadline"}
         if "hello" in reply:  # the child died and its successor speaks
@@ -149,22 +154,17 @@ class _Worker:
             self._child = 0
         return reply
 
-    def _reply(self) -> dict | None:
+    def _reply(self, timeout_s: float) -> dict | None:
         """The next message that is a hello or answers the last request.
 
         A child that died before it read a request leaves it to its successor, whose answer to it
         then comes too late and must not pass for the next one's.
         """
-        end = time.monotonic() + self._deadline_s
+        end = time.monotonic() + timeout_s
         while (reply := self._read(end - time.monotonic())) is not None:
             if "hello" in reply or reply["id"] == self._last_id:
                 return reply
         return None
-
-    def _is_starved(self, used_s: float) -> bool:
-        """Whether the child had less than half its deadline of CPU time: others have the cores."""
-        is_running = self._process.poll() is None
-        return is_running and 0 <= _cpu_seconds(self._child) - used_s < self._deadline_s / 2
 
     def end(self) -> None:
         """kill, and never start again."""
@@ -206,10 +206,9 @@ class _Worker:
         return json.loads(line)
 
 
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far; -1 where the system does not tell."""
+def _waited_s(pid: int) -> float:
+    """Time that a process has waited for a core; 0 where the system does not tell."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return -1.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0

@@ -210,7 +210,7 @@ def collected(fd, pid, config):
 
 
 class Clock:
-    """The time limit of a process: wall time, extended threefold where others have the cores."""
+    """The time limit of a process; waiting for a core, up to twice the limit, does not count."""
 
     def __init__(self, pid, limit_s):
         self.pid, self.limit_s, self.start = pid, limit_s, time.monotonic()
@@ -219,16 +219,15 @@ class Clock:
         elapsed = time.monotonic() - self.start
         if elapsed < self.limit_s:
             return False
-        return elapsed > 3 * self.limit_s or self.cpu_seconds() > self.limit_s / 2
+        return elapsed > 3 * self.limit_s or elapsed - self.waited_s() > self.limit_s
 
-    def cpu_seconds(self):
-        """Of the process so far; the limit itself when it cannot be read."""
+    def waited_s(self):
+        """Time in the run queue; 0 where the system does not tell."""
         try:
-            with open(f"/proc/{self.pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            return self.limit_s
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            with open(f"/proc/{self.pid}/schedstat") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
 
 
 def ended(pid):

@@ -33,7 +33,11 @@ def main(arguments: list[str]) -> int:
     while True:
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(formulas_equal, deadline_s, memory_mb))
+            status = 1
+            try:
+                status = _child(formulas_equal, deadline_s, memory_mb)
+            finally:
+                os._exit(status)
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return 0
@@ -84,14 +88,17 @@ def _judged(request: dict, formulas_equal) -> dict[str, str]:
 
 
 def _line() -> bytes:
-    """One line of standard input, unbuffered: a successor must not miss what was read ahead."""
+    """The last complete line of standard input, b"" at its end.
+
+    An earlier one was left by a child that died; its sender has stopped waiting for an answer.
+    """
     chunks = []
     while not chunks or not chunks[-1].endswith(b"\n"):
         chunk = os.read(0, 65536)
         if not chunk:
             return b""
         chunks.append(chunk)
-    return b"".join(chunks)
+    return b"".join(chunks).splitlines()[-1]
 
 
 def _reply(message: dict) -> None:
