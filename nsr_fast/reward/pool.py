@@ -114,7 +114,7 @@ class _Worker:
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-P", "-m", "nsr_fast.reward.worker"]
         self._process = subprocess.Popen(
-            [*command, str(self._deadline_s), str(self._memory_mb)],
+            [*command, str(os.getpid()), str(self._deadline_s), str(self._memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -1,4 +1,4 @@
-"""A worker process of the verifier: `python -m nsr_fast.reward.worker DEADLINE_S MEMORY_MB`.
+"""A worker process of the verifier: `python -m nsr_fast.reward.worker PARENT DEADLINE_S MEMORY_MB`.
 
 The process imports math-verify once, then forks a child that judges one request a line from
 standard input. When the child is killed (deadline) or dies (memory, crash), the next is forked in
@@ -22,19 +22,22 @@ _WARM_UP = (r"2\sqrt{12}", r"x^{2}+\frac{5\pi}{6}", r"(x+1)^{2}-3\cdot y")  # fi
 
 
 def main(arguments: list[str]) -> int:
-    deadline_s, memory_mb = float(arguments[0]), int(arguments[1])
-    _die_with_parent()
+    parent, deadline_s, memory_mb = int(arguments[0]), float(arguments[1]), int(arguments[2])
+    _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is the parent's to handle
     from nsr_fast.reward.symbolic import formulas_equal
 
     for text in _WARM_UP:
         formulas_equal(text, "x+1")
     gc.freeze()
+    zygote = os.getpid()
     while True:
+        _exit_without(parent)
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
+                _die_with(zygote)
                 status = _child(formulas_equal, deadline_s, memory_mb)
             finally:
                 os._exit(status)
@@ -43,20 +46,23 @@ def main(arguments: list[str]) -> int:
             return 0
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """The kernel kills this process when its parent ends, even by SIGKILL; Linux only."""
     if sys.platform == "linux":
-        parent = os.getppid()
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+    _exit_without(parent)
+
+
+def _exit_without(parent: int) -> None:
+    """Ends a process whose parent is gone, perhaps before the kernel was asked to tell."""
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def _child(formulas_equal, deadline_s: float, memory_mb: int) -> int:
     """Serves requests; 0 at the end of input, 1 when a fresh child should take over."""
-    _die_with_parent()
     memory = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -92,6 +92,17 @@ def test_workers_never_import_torch_and_end_with_the_pool():
     assert are_gone(pids)
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.2, 1.0])
+def test_no_orphan_when_the_parent_ends_while_workers_start(delay_s):
+    code = (
+        "from nsr_fast.reward.pool import WorkerPool\nimport os, time\npool = WorkerPool(1)\n"
+        f"while pool._workers[0]._process is None: time.sleep(0.01)\ntime.sleep({delay_s})\n"
+        "print(pool._workers[0]._process.pid, flush=True)\nos._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert are_gone([int(done.stdout)])
+
+
 def test_no_orphan_after_the_parent_is_killed():
     code = (
         "from nsr_fast.reward.pool import WorkerPool\nimport time\n"
