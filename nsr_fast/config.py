@@ -36,6 +36,9 @@ class Config(BaseModel):
     drop_bad_golds: bool = Field(
         False, description="drop rows whose answer does not verify against itself (math)"
     )
+    unsafe: bool = Field(
+        False, description="run the programs of the code reward without a sandbox if none works"
+    )
     mask_truncated_completions: bool = Field(
         False, description="a completion without an end is unscored instead of graded"
     )

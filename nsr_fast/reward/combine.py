@@ -33,12 +33,6 @@ class CombinedReward:
         columns = await asyncio.gather(*calls)
         return [self._sum(rewards) for rewards in zip(*columns, strict=True)]
 
-    def start(self) -> None:
-        """Starts the workers of the functions that have some."""
-        for function in self._functions:
-            if hasattr(function, "start"):
-                function.start()
-
     async def _checked(
         self, function: RewardFunction, arguments: dict[str, list]
     ) -> list[float | None]:

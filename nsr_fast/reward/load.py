@@ -23,9 +23,10 @@ BUILT_IN = {
 }
 
 
-def load_reward(spec: str) -> RewardFunction:
+def load_reward(spec: str, *, unsafe: bool = False) -> RewardFunction:
     """The reward function called `spec`, built in or the user's own; see CombinedReward for lists.
 
+    unsafe   lets the code reward run programs without a sandbox where none works
     A function with worker processes starts them here, before CUDA is in use.
     Raises InputError: no such module, file or function; import errors; not callable; bad weight
     """
@@ -35,8 +36,10 @@ def load_reward(spec: str) -> RewardFunction:
         reward = pairs[0][0]
     else:
         reward = CombinedReward([function for function, _ in pairs], [w for _, w in pairs])
-    if hasattr(reward, "start"):
-        reward.start()
+    for function, _ in pairs:
+        if hasattr(function, "start"):
+            takes_unsafe = "unsafe" in inspect.signature(function.start).parameters
+            function.start(**({"unsafe": True} if unsafe and takes_unsafe else {}))
     return reward
 
 

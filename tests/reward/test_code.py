@@ -1,12 +1,14 @@
 import json
 import os
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from nsr_fast.errors import InputError
-from nsr_fast.reward import Verdict, sandbox
+from nsr_fast.reward import Verdict, load_reward, sandbox
 from nsr_fast.reward.code import CodeReward, verify_code
 from nsr_fast.reward.code_tests import outputs_match, program_of, read_tests
 from nsr_fast.reward.sandbox import BACKENDS, Limits, backend_problems, run_program
@@ -120,6 +122,19 @@ def test_without_a_sandbox_code_is_refused_unless_unsafe(monkeypatch):
     with pytest.raises(InputError, match=r"bwrap: not installed.*set unsafe: true"):
         sandbox.chosen_backend()
     assert sandbox.chosen_backend(unsafe=True) == "none"
+
+
+def test_the_unsafe_setting_reaches_the_code_reward():
+    class Started(CodeReward):
+        def start(self, *, unsafe: bool = False) -> None:
+            self.unsafe = unsafe
+
+    module = types.ModuleType("own_rewards")
+    module.own_code = Started()
+    sys.modules["own_rewards"] = module
+    assert load_reward("own_rewards:own_code").unsafe is False
+    assert load_reward("own_rewards:own_code", unsafe=True).unsafe is True
+    assert load_reward("own_rewards:own_code, math", unsafe=True) is not None
 
 
 @pytest.mark.parametrize(
