@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nsr_fast.errors import GuardStop, InputError
+from nsr_fast.errors import EngineFailure, GuardStop, InputError
 
 _USAGE = """usage: nsr-fast VERB [options]
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except GuardStop as error:
         return _fail(error, 3)
+    except EngineFailure as error:
+        return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
 

@@ -52,6 +52,16 @@ class Config(BaseModel):
     max_prompt_length: int = Field(1024, ge=1, description="tokens; a longer prompt is an error")
     max_completion_length: int = Field(2048, ge=1, description="tokens sampled at most")
     temperature: float = Field(1.0, gt=0, description="of sampling and of the trained logprobs")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling; below 1 the drift limit is off"
+    )
+    top_k: int = Field(0, ge=0, description="sample from the k likeliest; 0: all, see top_p")
+    round_token_budget: int | None = Field(
+        None, ge=1, description="cut the stragglers after so many sampled tokens a round"
+    )
+    round_seconds: float | None = Field(
+        None, gt=0, description="cut the stragglers after so long a rollout phase"
+    )
 
     learning_rate: float = Field(1e-6, gt=0, description="constant after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
@@ -82,6 +92,12 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
+    )
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="what samples the rollouts; auto: vllm where installed"
+    )
+    share_weights: bool = Field(
+        True, description="vLLM computes with the trainer's tensors; false: with its own copy"
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences the engine decodes at once")
     gpu_memory_utilization: float = Field(0.5, gt=0, lt=1, description="the engine's GPU share")

@@ -1,4 +1,4 @@
-"""The two errors that end a command on purpose; the command line turns them into exit codes."""
+"""The errors that end a command on purpose; the command line turns them into exit codes."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class GuardStop(RuntimeError):
     """A guard stopped the run (stale weights, drift, non-finite loss). Exit code 3."""
+
+
+class EngineFailure(RuntimeError):
+    """The engine raised while it generated; what it said is the cause. Exit code 1."""

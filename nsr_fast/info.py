@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from importlib import metadata, util
+from importlib import metadata
 
 _PACKAGES = (
     "nsr_fast",
@@ -24,6 +24,7 @@ def environment() -> dict:
     import torch
 
     from nsr_fast.kernels.backends import available_backends
+    from nsr_fast.rollout.engine import engine_reasons
 
     gpus = [
         {
@@ -41,15 +42,8 @@ def environment() -> dict:
         "packages": {name: _version(name) for name in _PACKAGES},
         "gpus": gpus,
         "backends": available_backends(),
-        "engine": {"vllm": engine_reason()},
+        "engine": engine_reasons(),
     }
-
-
-def engine_reason() -> str | None:
-    """None when vLLM can be imported, otherwise the reason as text."""
-    if util.find_spec("vllm") is None:
-        return 'vllm is not installed: pip install "nsr_fast[cuda]" (or [cpu] without a GPU)'
-    return None
 
 
 def print_info() -> None:
@@ -69,7 +63,7 @@ def print_info() -> None:
         rows.append(("gpu", "none that torch can use"))
     for kind, reasons in (("backend", about["backends"]), ("engine", about["engine"])):
         for name, reason in reasons.items():
-            rows.append((kind, f"{name:10} {'available' if reason is None else 'no: ' + reason}"))
+            rows.append((kind, f"{name:12} {'available' if reason is None else 'no: ' + reason}"))
     for name, text in rows:
         print(f"{name:13} {text}")
 

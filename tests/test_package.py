@@ -37,7 +37,7 @@ def test_heavy_dependencies_have_one_door():
         name = path.relative_to(ROOT).as_posix()
         for package in imported_packages(path):
             if package == "vllm":
-                assert name == "nsr_fast/rollout/vllm_engine.py", name
+                assert name.startswith("nsr_fast/rollout/vllm_"), name
             elif package == "triton":
                 assert name.endswith("_triton.py"), name
             elif package in ("math_verify", "sympy", "latex2sympy2_extended"):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from nsr_fast.data.prompt import Prompt
 from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
 from nsr_fast.reward.score import RewardFunction, score_groups
-from nsr_fast.rollout.rollout import Sampling, sampling_seed
+from nsr_fast.rollout.engine import Engine
+from nsr_fast.rollout.rollout import Sampling, sampling_seed, whole_groups
 
 _COMPLETIONS_AT_ONCE = 8192
 
@@ -38,7 +39,7 @@ class Evaluation:
 
 
 def evaluate_policy(
-    engine,
+    engine: Engine,
     prompts: Sequence[Prompt],
     reward_fn: RewardFunction,
     sampling: Sampling,
@@ -48,7 +49,6 @@ def evaluate_policy(
 ) -> Evaluation:
     """`sampling.num_generations` completions of each prompt; unscored ones count as not correct.
 
-    engine    anything with generate(prompts, sampling, seeds) of nsr_fast.rollout
     seed      the same seed draws the same noise at every evaluation: comparisons are paired
     progress  called with (prompts done, prompts in all)
     """
@@ -58,7 +58,8 @@ def evaluate_policy(
     for start in range(0, len(prompts), prompts_at_once):
         part = prompts[start : start + prompts_at_once]
         seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
-        for index, group in engine.generate(part, sampling, seeds):
+        stream = engine.generate(part, sampling, seeds)
+        for index, group in whole_groups(part, stream, sampling.num_generations):
             (rewards,) = score_groups(reward_fn, [group])
             correct[start + index] = sum(r is not None and r > 0 for r in rewards)
             logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)

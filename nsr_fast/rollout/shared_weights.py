@@ -4,9 +4,8 @@ vLLM stacks q|k|v and gate|up into one matrix each and pads the embedding rows; 
 tensors has exactly the shape of the Hugging Face parameter. After `share_weights` the optimizer's
 in-place write IS the weight sync. The engine must still forget its prefix cache after every one.
 
-On the CPU vLLM packs each weight into a private oneDNN buffer and drops the tensor;
-`adopt_plain_weights` first gives every layer a plain tensor and a plain matrix product, after which
-the CPU path equals CUDA.
+On the CPU vLLM packs each weight into a private oneDNN buffer and drops the tensor; a layout first
+gives every such layer a plain tensor and a plain matrix product, after which the CPU equals CUDA.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,10 @@ FAMILIES = ("qwen2", "qwen3", "llama")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
+class LayoutUnknown(Exception):
+    """The engine's tensors cannot hold the trainer's parameters as row slices; says why."""
+
+
 def check_family(model_type: str) -> None:
     """Raise InputError unless the architecture's engine layout is known."""
     if model_type not in FAMILIES:
@@ -30,44 +33,46 @@ def check_family(model_type: str) -> None:
         )
 
 
-def adopt_plain_weights(engine_model: nn.Module, source: Mapping[str, torch.Tensor]) -> int:
-    """Give every packed CPU layer a plain weight again, filled from `source`; returns how many.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the engine holds each trainer parameter. `unpack` makes packed CPU layers plain."""
 
-    source  Hugging Face name -> tensor, complete.  No effect on CUDA, where nothing is packed.
-    """
-    adopted = 0
-    for name, module in engine_model.named_modules():
-        if not hasattr(module, "cpu_linear"):
-            continue
-        if module.weight.numel() == 0:
-            parts = [source[f"{part}.weight"] for part in _source_names(name)]
-            module.weight = nn.Parameter(torch.cat(parts), requires_grad=False)
-        module.cpu_linear = nn.functional.linear
-        adopted += 1
-    return adopted
+    views: Mapping[str, torch.Tensor]  # Hugging Face parameter name -> row slice of the engine's
+    packed: Mapping[str, torch.Tensor]  # module name -> plain weight to be, not filled yet
+
+    def unpack(self, engine_model: nn.Module, source: Mapping[str, torch.Tensor]) -> None:
+        """Fill and install the plain weights, from Hugging Face names; nothing to do on CUDA."""
+        for name, module in engine_model.named_modules():
+            if name in self.packed:
+                parts = [source[f"{part}.weight"] for part in _source_names(name)]
+                torch.cat(parts, out=self.packed[name])
+                module.weight = nn.Parameter(self.packed[name], requires_grad=False)
+            if hasattr(module, "cpu_linear"):
+                module.cpu_linear = nn.functional.linear
 
 
-def engine_views(engine_model: nn.Module, trainer_model: nn.Module) -> dict[str, torch.Tensor]:
-    """Hugging Face parameter name -> the view of the engine's storage that holds it."""
-    engine = dict(engine_model.named_parameters())
+def find_layout(engine_model: nn.Module, trainer_model: nn.Module) -> Layout:
+    """Match names, shapes and dtypes of both sides; changes nothing. Raises LayoutUnknown."""
+    packed = _packed_weights(engine_model, trainer_model.state_dict())
+    engine = {name: parameter.data for name, parameter in engine_model.named_parameters()}
+    engine |= {f"{name}.weight": weight for name, weight in packed.items()}
     offsets: dict[str, int] = {}
     views = {}
     for name, parameter in trainer_model.named_parameters():
         fused = _engine_name(name)
         if fused not in engine:
-            raise InputError(f"shared weights: the engine has no tensor {fused!r} for {name!r}")
-        tensor = engine[fused].data
+            raise LayoutUnknown(f"the engine has no tensor {fused!r} for {name!r}")
         start = offsets.get(fused, 0)
-        view = tensor[start : start + parameter.shape[0]]
+        view = engine[fused][start : start + parameter.shape[0]]
         if view.shape != parameter.shape or view.dtype != parameter.dtype:
-            raise InputError(
-                f"shared weights: {name}: expected {tuple(parameter.shape)} {parameter.dtype} at "
-                f"row {start} of the engine's {fused}, got {tuple(view.shape)} {view.dtype}"
+            raise LayoutUnknown(
+                f"{name}: expected {tuple(parameter.shape)} {parameter.dtype} at row {start} of "
+                f"the engine's {fused}, got {tuple(view.shape)} {view.dtype}"
             )
         offsets[fused] = start + parameter.shape[0]
         views[name] = view
     _check_all_rows_bound(engine, offsets)
-    return views
+    return Layout(views, packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,11 @@ def share_weights(engine_model: nn.Module, trainer_model: nn.Module) -> list[Bin
     """Make every trainer parameter a view into the engine; each is checked by shape and value.
 
     Tied parameters stay tied. The trainer's own copies are freed. Returns what check_shared reads.
+    Raises LayoutUnknown before anything is changed.
     """
-    adopt_plain_weights(engine_model, trainer_model.state_dict())
-    views = engine_views(engine_model, trainer_model)
+    layout = find_layout(engine_model, trainer_model)
+    layout.unpack(engine_model, trainer_model.state_dict())
+    views = layout.views
     check_equal(views, trainer_model)
     replacement = {
         id(parameter): nn.Parameter(views[name], parameter.requires_grad)
@@ -113,15 +120,6 @@ def check_shared(bindings: Sequence[Binding]) -> None:
                 f"stale weights: {binding.name} left the memory that trainer and engine share; "
                 "rollouts would come from old weights, so the run stops"
             )
-
-
-@torch.no_grad()
-def copy_weights(engine_model: nn.Module, trainer_model: nn.Module) -> None:
-    """Write the trainer's values into the engine's own tensors and prove that they arrived."""
-    views = engine_views(engine_model, trainer_model)
-    for name, parameter in trainer_model.named_parameters():
-        views[name].copy_(parameter)
-    check_equal(views, trainer_model)
 
 
 def check_equal(views: Mapping[str, torch.Tensor], trainer_model: nn.Module) -> None:
@@ -154,6 +152,25 @@ def _bindings(model: nn.Module) -> list[Binding]:
     ]
 
 
+def _packed_weights(
+    engine_model: nn.Module, source: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """An empty plain weight for every layer whose tensor vLLM's CPU backend has dropped."""
+    packed = {}
+    for name, module in engine_model.named_modules():
+        if not hasattr(module, "cpu_linear") or module.weight.numel():
+            continue
+        parts = [source.get(f"{part}.weight") for part in _source_names(name)]
+        if any(part is None or part.dim() != 2 for part in parts):
+            raise LayoutUnknown(f"the trainer has no matrices for the engine's {name}")
+        shape = sum(len(part) for part in parts), parts[0].shape[1]
+        if shape != (module.output_size, module.input_size):
+            expected = (module.output_size, module.input_size)
+            raise LayoutUnknown(f"{name}: expected {expected} in the trainer, got {shape}")
+        packed[name] = torch.empty(shape, dtype=parts[0].dtype)
+    return packed
+
+
 def _engine_name(name: str) -> str:
     for fused, parts in _FUSED.items():
         for part in parts:
@@ -172,7 +189,6 @@ def _check_all_rows_bound(engine: Mapping[str, torch.Tensor], rows: Mapping[str,
         padded = name.endswith(("embed_tokens.weight", "lm_head.weight"))
         bound = rows.get(name, 0)
         if bound != tensor.shape[0] and not (padded and 0 < bound < tensor.shape[0]):
-            raise InputError(
-                f"shared weights: {bound} of {tensor.shape[0]} rows of the engine's {name} belong "
-                "to the trainer; the engine's layout is not the expected one"
+            raise LayoutUnknown(
+                f"{bound} of {tensor.shape[0]} rows of the engine's {name} belong to the trainer"
             )

@@ -1,43 +1,37 @@
 """vLLM inside the trainer's process: token ids in, completions with sampled logprobs out.
 
-The only file that imports vLLM. It uses two public doors into the engine's model, `apply_model` and
-`collective_rpc`, and the request loop `add_request` / `step`, so results arrive as they finish.
+It uses two public doors into the engine's model, `apply_model` and `collective_rpc`, and the
+request loop `add_request` / `step`, so that results arrive as sequences finish. vLLM is imported
+only in this folder's vllm_*.py.
 """
 
 import gc
-import logging
-import math
-import os
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr_fast.data.prompt import Prompt
-from nsr_fast.errors import GuardStop
-from nsr_fast.rollout.rollout import Group, Rollout, Sampling
-from nsr_fast.rollout.shared_weights import (
-    adopt_plain_weights,
-    check_shared,
-    copy_weights,
-    share_weights,
-)
+from nsr_fast.errors import EngineFailure, GuardStop
+from nsr_fast.rollout.engine_weights import EngineWeights
+from nsr_fast.rollout.rollout import Budget, BudgetMeter, Rollout, Sampling
+from nsr_fast.rollout.vllm_memory import KvCacheTurns
+from nsr_fast.rollout.vllm_start import start_vllm
 
-_CPU_BLOCK_TOKENS = 128
-_CPU_BATCHED_TOKENS = 8192
-_CPU_KV_LIMIT_BYTES = 4 << 30
+_WAIT_FOR_ALL = Budget()
 
 
 class VllmEngine:
-    """One vLLM engine whose weights are the trainer's own.
+    """One vLLM engine whose weights are the trainer's own; see Engine for the methods.
 
     model_dir   local checkpoint directory or hub name
     trainer     the transformers model to train; its parameters become views into the engine
     share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
     """
+
+    _is_alive = False  # vLLM's process-wide groups serve one engine at a time
 
     def __init__(
         self,
@@ -53,87 +47,104 @@ class VllmEngine:
         gpu_memory_utilization: float = 0.3,
         kv_cache_bytes: int | None = None,
     ):
-        self._trainer, self._tokenizer, self._is_shared = trainer, tokenizer, share
+        if VllmEngine._is_alive:
+            raise RuntimeError("one vLLM engine a process at a time: close() the other one first")
+        self._tokenizer = tokenizer
         self._stop_token_ids = sorted(set(stop_token_ids))
-        self._next_request = 0
-        on_cpu = not torch.cuda.is_available()
-        if kv_cache_bytes is None and on_cpu:
-            kv_cache_bytes = _cpu_kv_cache_bytes(trainer.config, max_model_len, max_num_seqs)
-        memory = (
-            {"kv_cache_memory_bytes": kv_cache_bytes}
-            if kv_cache_bytes
-            else {"gpu_memory_utilization": gpu_memory_utilization}
+        self._num_calls = 0
+        self._has_failed = False
+        self._llm = start_vllm(
+            model_dir,
+            trainer,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            seed=seed,
+            gpu_memory_utilization=gpu_memory_utilization,
+            kv_cache_bytes=kv_cache_bytes,
         )
-        if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
-            memory |= {
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
-            }
-        llm_class = _import_vllm(on_cpu)
-        with _no_future_warnings():
-            self._llm = llm_class(
-                model=model_dir,
-                dtype=str(trainer.dtype).removeprefix("torch."),
-                skip_tokenizer_init=True,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                enforce_eager=on_cpu,
-                enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs",
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                seed=seed,
-                **memory,
-            )
-        if share:
-            self._bindings = self._apply(lambda model: share_weights(model, trainer))
-        else:
-            self._apply(lambda model: adopt_plain_weights(model, trainer.state_dict()))
-        self.weights_updated()
+        VllmEngine._is_alive = True
+        self._weights = self._turns = None
+        try:
+            self._weights = EngineWeights(self._llm, trainer, share=share)
+            if torch.cuda.is_available():
+                self._turns = KvCacheTurns(self._llm)
+            self.weights_updated()
+        except BaseException:
+            self.close()
+            raise
+        self.notes = [self._weights.note]
+        if self._turns is None:
+            self.notes.append("memory: on the CPU the KV cache is kept during the update")
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Group]]:
-        """Yield (index of the prompt, its group) in the order in which groups finish."""
-        engine, index_of = self._llm.llm_engine, {}
-        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            request_id = f"nsr-{self._next_request}"
-            self._next_request += 1
-            index_of[request_id] = index
-            engine.add_request(
-                request_id,
-                {"prompt_token_ids": list(prompt.token_ids)},
-                self._sampling_params(sampling, seed),
-            )
-        while index_of:
-            if not engine.has_unfinished_requests():
-                raise GuardStop(f"engine: {len(index_of)} requests ended without a result")
-            for output in engine.step():
-                if output.finished:
-                    index = index_of.pop(output.request_id)
-                    yield index, self._group(prompts[index], output.outputs)
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        budget: Budget = _WAIT_FOR_ALL,
+    ) -> Iterator[tuple[int, int, Rollout]]:
+        """Yield (index of the prompt, index of the sample, rollout) in the order of finishing."""
+        engine, meter = self._llm.llm_engine, BudgetMeter(budget)
+        self._num_calls += 1
+        index_of = {f"nsr-{self._num_calls}-{i}": i for i in range(len(prompts))}
+        running = {(i, j): _Partial() for i in index_of.values() for j in _samples(sampling)}
+        try:
+            for (request_id, index), seed in zip(index_of.items(), seeds, strict=True):
+                token_ids = list(prompts[index].token_ids)
+                params = self._sampling_params(sampling, seed)
+                engine.add_request(request_id, {"prompt_token_ids": token_ids}, params)
+            while running and not meter.is_spent():
+                for output in self._step():
+                    for part in output.outputs:
+                        key = index_of[output.request_id], part.index
+                        meter.num_tokens += running[key].extend(part)
+                        if part.finish_reason:
+                            yield *key, running.pop(key).rollout(self._tokenizer)
+            for key, partial in running.items():
+                yield *key, partial.rollout(self._tokenizer)
+        finally:  # also when the caller stops early
+            if not self._has_failed:
+                engine.abort_request(list(index_of))
+                while engine.has_unfinished_requests():
+                    engine.step()
 
     def weights_updated(self) -> None:
-        """Call after every optimizer step: proves that the engine holds the new weights and drops
-        its prefix cache, which belongs to the old ones. Raises GuardStop when a weight differs."""
-        if self._is_shared:
-            check_shared(self._bindings)
-        else:
-            self._apply(lambda model: copy_weights(model, self._trainer))
+        """Call after every update: proves that the engine holds the new weights and drops its
+        prefix cache, which belongs to the old ones. Raises GuardStop when a weight differs."""
+        self._weights.check()
         if not self._llm.reset_prefix_cache():
             raise GuardStop("stale prefix cache: the engine refused to drop it (requests running?)")
+
+    def release_memory(self) -> dict[str, float]:
+        """Give the KV cache's memory to the update (CUDA); {} on the CPU."""
+        return self._turns.release() if self._turns else {}
+
+    def regain_memory(self) -> dict[str, float]:
+        """Map the KV cache again, before the next generate."""
+        return self._turns.regain() if self._turns else {}
 
     def close(self) -> None:
         """Shut the engine down; a second engine may be built in this process afterwards."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        del self._llm, self._weights, self._turns
         gc.collect()
         cleanup_dist_env_and_memory()
+        VllmEngine._is_alive = False
 
-    def _apply(self, function):
-        return self._llm.apply_model(function)[0]
+    def _step(self) -> list:
+        engine = self._llm.llm_engine
+        if not engine.has_unfinished_requests():
+            raise EngineFailure("engine: vLLM dropped requests without a result")
+        try:
+            return engine.step()
+        except Exception as error:  # whatever vLLM raises: the run cannot go on without it
+            self._has_failed = True
+            first_line = (str(error).strip() or "no message").splitlines()[0]
+            raise EngineFailure(
+                f"engine: vLLM failed while generating: {type(error).__name__}: {first_line}"
+            ) from error
 
     def _sampling_params(self, sampling: Sampling, seed: int):
         from vllm import SamplingParams
@@ -146,55 +157,34 @@ class VllmEngine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_completion_length,
             seed=seed,
-            logprobs=0,
+            logprobs=0,  # the sampled token's
             flat_logprobs=True,
             stop_token_ids=self._stop_token_ids,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _group(self, prompt: Prompt, outputs: Sequence) -> Group:
-        texts = self._tokenizer.batch_decode(
-            [o.token_ids for o in outputs], skip_special_tokens=True
-        )
-        return Group(
-            prompt,
-            tuple(
-                Rollout(tuple(o.token_ids), tuple(o.logprobs.logprobs), text, o.finish_reason)
-                for o, text in zip(outputs, texts, strict=True)
-            ),
+            output_kind=RequestOutputKind.DELTA,
         )
 
 
-def _import_vllm(on_cpu: bool):
-    """Import vLLM quietly, with its core in this process."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # for what it says before it reads the above
-    with _no_future_warnings():
-        from vllm.platforms import current_platform
-
-        if on_cpu:  # 25 s of Inductor and g++ for one comparison kernel at the first generate
-            current_platform.simple_compile_backend = "eager"
-        from vllm import LLM
-    return LLM
+def _samples(sampling: Sampling) -> range:
+    return range(sampling.num_generations)
 
 
-@contextmanager
-def _no_future_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+@dataclass(slots=True)
+class _Partial:
+    """A completion while it grows."""
 
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = "cut"
 
-def _cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:
-    """Room for `max_num_seqs` full sequences in float32, at most 4 GiB."""
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
-    token_bytes = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    blocks = max_num_seqs * math.ceil(max_model_len / _CPU_BLOCK_TOKENS) + 8
-    return min(blocks * _CPU_BLOCK_TOKENS * token_bytes, _CPU_KV_LIMIT_BYTES)
+    def extend(self, part) -> int:
+        """Add a delta of vLLM's; the number of new tokens."""
+        self.token_ids.extend(part.token_ids)
+        self.logprobs.extend(part.logprobs.logprobs)
+        self.finish_reason = part.finish_reason or "cut"
+        return len(part.token_ids)
+
+    def rollout(self, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+        text = tokenizer.decode(self.token_ids, skip_special_tokens=True)
+        ids, logprobs = tuple(self.token_ids), tuple(self.logprobs)
+        return Rollout(ids, logprobs, text, self.finish_reason)

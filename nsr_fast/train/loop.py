@@ -12,6 +12,7 @@ from nsr_fast.evaluate import write_report
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
+from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.rollout.rollout import Sampling
 from nsr_fast.train.checkpoint import save_checkpoint
 from nsr_fast.train.progress import Progress, clock
@@ -29,8 +30,10 @@ def train(config: Config) -> Path:
     with Progress(config.max_rounds) as progress:
         for warning in inputs.warnings:
             progress.say(warning)
-        progress.say(f"model {config.model}: loading, starting vLLM ...")
+        progress.say(f"model {config.model}: loading, starting {resolve_engine(config.engine)} ...")
         learner = build_learner(config, inputs)
+        for note in learner.engine.notes:
+            progress.say(note)
         try:
             run = RunDirectory(config, environment())
             _run(config, inputs, learner, run, progress)

@@ -11,7 +11,8 @@ from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
 from nsr_fast.reward.score import RewardFunction, Rewards, score_groups, submit_groups
-from nsr_fast.rollout.rollout import Group, Sampling, sampling_seed
+from nsr_fast.rollout.engine import Engine
+from nsr_fast.rollout.rollout import Budget, Group, Rollout, Sampling, sampling_seed
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import TrainSequence
 from nsr_fast.train.step import UpdateMetrics, UpdateSettings, update_policy
@@ -23,10 +24,11 @@ class Learner:
 
     policy: PreTrainedModel
     optimizer: PolicyOptimizer
-    engine: object
+    engine: Engine
     reward_fn: RewardFunction
     objective: Objective
     sampling: Sampling
+    budget: Budget
     update: UpdateSettings
     mask_truncated: bool
     drift_limit: float
@@ -43,20 +45,26 @@ class RoundResult:
 
 
 def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
-    """Generate, score, update, sync. Raises GuardStop on drift, stale weights or a bad gradient."""
+    """Generate, score, update, sync. Raises GuardStop on drift, stale weights or a bad gradient.
+
+    The engine gives its KV cache's memory to the update and takes it back afterwards.
+    """
     clock = _PhaseClock()
     groups, collect_rewards = generate_groups(learner, round_index, prompts)
+    memory = dict(learner.engine.release_memory())
     clock.end("rollout")
-    rewards = collect_rewards()
-    if learner.mask_truncated:
-        rewards = without_truncated(groups, rewards)
+    unfinished = ("cut", "length") if learner.mask_truncated else ("cut",)
+    rewards = without_unfinished(groups, collect_rewards(), unfinished)
     clock.end("reward")
     sequences = trained_sequences(groups, rewards, learner.objective)
     update = None
     if sequences:
         update = update_policy(learner.policy, learner.optimizer, sequences, learner.update)
-        check_update(update, round_index, learner.drift_limit)
+        check_update(
+            update, round_index, None if learner.sampling.is_truncated else learner.drift_limit
+        )
     clock.end("train")
+    memory |= learner.engine.regain_memory()
     if sequences:
         learner.engine.weights_updated()
     clock.end("sync")
@@ -66,6 +74,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         **update_metrics(update, groups),
         **getattr(learner.reward_fn, "statistics", dict)(),
         "learning_rate": learner.optimizer.learning_rate,
+        **memory,
         **clock.metrics(),
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["time/rollout"]
@@ -78,27 +87,36 @@ def generate_groups(
     """The groups in the order of the prompts, and what waits for their rewards.
 
     Each (round, prompt) has a seed of its own. A reward with worker processes (`submit`) scores
-    each group while the engine goes on; any other function is called once, with all groups.
+    each rollout while the engine goes on; any other function is called once, with all groups.
     """
     seeds = [
         sampling_seed(learner.seed, "train", round_index, index) for index in range(len(prompts))
     ]
     overlaps = hasattr(learner.reward_fn, "submit")
-    groups, pending = {}, {}
-    for index, group in learner.engine.generate(prompts, learner.sampling, seeds):
-        groups[index] = group
+    rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
+    pending: list[dict[int, Callable[[], Rewards]]] = [{} for _ in prompts]
+    stream = learner.engine.generate(prompts, learner.sampling, seeds, learner.budget)
+    for index, sample, rollout in stream:
+        rollouts[index][sample] = rollout
         if overlaps:
-            pending[index] = submit_groups(learner.reward_fn, [group])
-    in_order = [groups[index] for index in range(len(prompts))]
+            single = Group(prompts[index], (rollout,))
+            pending[index][sample] = submit_groups(learner.reward_fn, [single])
+    samples = range(learner.sampling.num_generations)
+    groups = [
+        Group(prompt, tuple(held[sample] for sample in samples))
+        for prompt, held in zip(prompts, rollouts, strict=True)
+    ]
     if not overlaps:
-        return in_order, lambda: score_groups(learner.reward_fn, in_order)
-    return in_order, lambda: [pending[index]()[0] for index in range(len(prompts))]
+        return groups, lambda: score_groups(learner.reward_fn, groups)
+    return groups, lambda: [[held[sample]()[0][0] for sample in samples] for held in pending]
 
 
-def without_truncated(groups: Sequence[Group], rewards: Rewards) -> Rewards:
-    """Rewards with None for every completion that was cut at max_completion_length."""
+def without_unfinished(
+    groups: Sequence[Group], rewards: Rewards, finish_reasons: Sequence[str]
+) -> Rewards:
+    """Rewards with None for every completion that ended for one of `finish_reasons`."""
     return [
-        [None if r.finish_reason == "length" else x for r, x in zip(group.rollouts, row)]
+        [None if r.finish_reason in finish_reasons else x for r, x in zip(group.rollouts, row)]
         for group, row in zip(groups, rewards, strict=True)
     ]
 
@@ -115,14 +133,17 @@ def trained_sequences(
     ]
 
 
-def check_update(update: UpdateMetrics, round_index: int, drift_limit: float) -> None:
-    """Stop on a non-finite gradient (no weight was changed by it) or on a drifting engine."""
+def check_update(update: UpdateMetrics, round_index: int, drift_limit: float | None) -> None:
+    """Stop on a non-finite gradient (no weight was changed by it) or on a drifting engine.
+
+    drift_limit   None: sampling was truncated, its logprobs are of another distribution
+    """
     if not isfinite(update.grad_norm):
         raise GuardStop(
             f"round {round_index}: the gradient norm is {update.grad_norm}; that step was not "
             "taken. Lower learning_rate, or look at the rollouts of the round before"
         )
-    if not update.drift_mean <= drift_limit:
+    if drift_limit is not None and not update.drift_mean <= drift_limit:
         raise GuardStop(
             f"round {round_index}: trainer and engine disagree by {update.drift_mean:.2e} nats a "
             f"token on average (limit {drift_limit:.0e}): the engine does not run the trainer's "
@@ -147,6 +168,7 @@ def rollout_metrics(groups: Sequence[Group], rewards: Rewards) -> dict[str, floa
         "completion_length_min": min(lengths),
         "completion_length_max": max(lengths),
         "clipped_ratio": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
+        "num_cut": sum(r.finish_reason == "cut" for r in rollouts),
         "num_tokens": num_tokens,
     }
 

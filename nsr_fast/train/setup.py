@@ -7,19 +7,19 @@ data, reward function, architecture, prompt lengths, in this order.
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr_fast.config import Config
 from nsr_fast.data import Prompt, load_prompts, read_rows
 from nsr_fast.data.audit import data_warnings
 from nsr_fast.errors import InputError
-from nsr_fast.info import engine_reason
 from nsr_fast.objective import Objective, by_name
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.countdown import parse_problem
 from nsr_fast.reward.golds import usable_rows
 from nsr_fast.reward.score import RewardFunction
-from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
+from nsr_fast.rollout.rollout import Budget, Sampling
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.policy import load_policy, load_tokenizer, stop_token_ids
 from nsr_fast.train.round import Learner
@@ -53,8 +53,8 @@ def prepare(config: Config) -> Inputs:
         objective = Objective.w_reinforce(config.psr_weight)
     else:
         objective = by_name(config.objective)
-    if reason := engine_reason():
-        raise InputError(f"engine: {reason}")
+    resolve_engine(config.engine)
+    check_sampling(config)
     tokenizer = load_tokenizer(config.model)
     to_prompts = {
         "tokenizer": tokenizer,
@@ -95,19 +95,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
     )
     max_model_len = config.max_prompt_length + config.max_completion_length
     _check_context(policy.config, max_model_len)
-    from nsr_fast.rollout.vllm_engine import VllmEngine
-
-    engine = VllmEngine(
-        config.model,
-        policy,
-        inputs.tokenizer,
-        stop_token_ids=stop_token_ids(policy, inputs.tokenizer),
-        max_model_len=max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        seed=config.seed,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        kv_cache_bytes=int(config.kv_cache_gib * 2**30) if config.kv_cache_gib else None,
-    )
+    engine = _engine(config, policy, inputs.tokenizer, max_model_len)
     optimizer = PolicyOptimizer(
         policy.parameters(),
         learning_rate=config.learning_rate,
@@ -121,7 +109,14 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         engine=engine,
         reward_fn=inputs.reward_fn,
         objective=inputs.objective,
-        sampling=Sampling(config.num_generations, config.max_completion_length, config.temperature),
+        sampling=Sampling(
+            config.num_generations,
+            config.max_completion_length,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+        ),
+        budget=Budget(config.round_token_budget, config.round_seconds),
         update=UpdateSettings(
             temperature=config.temperature,
             minibatches=config.minibatches,
@@ -134,6 +129,38 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         mask_truncated=config.mask_truncated_completions,
         drift_limit=config.drift_limit or _DRIFT_LIMIT[policy.dtype],
         seed=config.seed,
+    )
+
+
+def check_sampling(config: Config) -> None:
+    """Truncated sampling and importance ratios against the sampler exclude each other."""
+    is_truncated = config.top_p < 1.0 or config.top_k > 0
+    if is_truncated and config.importance_sampling_cap is not None:
+        raise InputError(
+            f"top_p {config.top_p}, top_k {config.top_k}: with importance_sampling_cap expected "
+            "top_p 1.0 and top_k 0, because the sampler's logprobs are then those of the kept "
+            "tokens only and every ratio would be off; remove one of the keys"
+        )
+
+
+def _engine(
+    config: Config,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_model_len: int,
+) -> Engine:
+    return build_engine(
+        config.engine,
+        config.model,
+        policy,
+        tokenizer,
+        stop_token_ids=stop_token_ids(policy, tokenizer),
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        share=config.share_weights,
+        seed=config.seed,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_bytes=int(config.kv_cache_gib * 2**30) if config.kv_cache_gib else None,
     )
 
 

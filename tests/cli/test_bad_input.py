@@ -154,3 +154,14 @@ def test_info_names_versions_devices_and_reasons(capsys):
     for word in ("python", "torch", "transformers", "gpu", "backend", "reference", "vllm"):
         assert word in out
     assert re.search(r"backend +cpu +available", out)
+
+
+@pytest.mark.parametrize("truncation", [{"top_p": 0.9}, {"top_k": 20}])
+def test_truncated_sampling_with_importance_ratios(run, truncation):
+    key = next(iter(truncation))
+    refused(run(**truncation, importance_sampling_cap=2.0), key, "importance_sampling_cap")
+    assert run(**truncation)[0] == 0
+
+
+def test_unknown_engine(run):
+    refused(run(engine="sglang"), "engine: expected", "'vllm'", "'sglang'")

@@ -4,11 +4,14 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nsr_fast.cli import main
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
@@ -34,15 +37,26 @@ SETTINGS = {
 }
 
 
-def nsr_fast(*words, **settings):
+def options(settings):
+    return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture
+def nsr_fast(capsys):
+    """nsr_fast("train", key=value) -> exit code and output of the command, in this process."""
+
+    def call(*words, **settings):
+        code = main([*words, *options(settings)])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return call
+
+
+def nsr_fast_process(*words, **settings):
     """The command in a process of its own, as a user runs it."""
-    options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    return subprocess.run(
-        [sys.executable, "-m", "nsr_fast.cli", *words, *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "nsr_fast.cli", *words, *options(settings)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -61,7 +75,9 @@ def inputs(tmp_path):
         ("llama", "llama", "reinforce"),
     ],
 )
-def test_two_rounds_change_and_save_the_weights(inputs, checkpoint, family, template, objective):
+def test_two_rounds_change_and_save_the_weights(
+    nsr_fast, inputs, checkpoint, family, template, objective
+):
     base, run = checkpoint(family), inputs / "run"
     done = nsr_fast(
         "train",
@@ -108,7 +124,7 @@ def check_checkpoint(base, folder):
     assert AutoTokenizer.from_pretrained(folder).eos_token_id == 2
 
 
-def test_checkpoint_is_a_model_that_vllm_trains_on(inputs, checkpoint):
+def test_checkpoint_is_a_model_that_vllm_trains_on(nsr_fast, inputs, checkpoint):
     keys = {
         "data": inputs / "data.jsonl",
         "reward": f"{inputs}/reward.py:every_other",
@@ -124,7 +140,33 @@ def test_checkpoint_is_a_model_that_vllm_trains_on(inputs, checkpoint):
     assert second.returncode == 0, second.stderr[-3000:]
 
 
-def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(inputs, checkpoint):
+def test_the_transformers_engine_trains_too_and_cut_stragglers_are_unscored(
+    nsr_fast, inputs, checkpoint
+):
+    base, run = checkpoint("qwen2"), inputs / "run"
+    done = nsr_fast(
+        "train",
+        model=base,
+        data=inputs / "data.jsonl",
+        reward=f"{inputs}/reward.py:every_other",
+        output_dir=run,
+        template="none",
+        engine="transformers",
+        round_token_budget=100,  # of at most 4 x 4 x 8
+        objective="reinforce",
+        **{**SETTINGS, "max_num_seqs": 8},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "starting transformers" in done.stdout
+    check_checkpoint(base, run / "checkpoints" / "round-2")
+    rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for metrics in rounds:
+        assert metrics["num_cut"] == metrics["num_unscored"] > 0
+        assert metrics["trained_tokens"] < metrics["num_tokens"] < 128
+        assert metrics["drift_mean"] < 1e-4
+
+
+def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(nsr_fast, inputs, checkpoint):
     done = nsr_fast(
         "train",
         model=checkpoint("qwen2"),
@@ -141,7 +183,7 @@ def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(inputs, checkpo
 
 
 def test_drift_over_the_limit_stops_the_run_with_code_3(inputs, checkpoint):
-    done = nsr_fast(
+    done = nsr_fast_process(
         "train",
         model=checkpoint("qwen2"),
         data=inputs / "data.jsonl",

@@ -16,7 +16,7 @@ from nsr_fast.train.round import (
     rollout_metrics,
     trained_sequences,
     update_metrics,
-    without_truncated,
+    without_unfinished,
 )
 from nsr_fast.train.step import UpdateMetrics
 
@@ -64,11 +64,13 @@ def test_rollout_metrics_by_hand():
     assert metrics["clipped_ratio"] == pytest.approx(1 / 6)
 
 
-def test_truncated_rollouts_can_be_left_unscored():
-    assert without_truncated(GROUPS, [[1.0, -1.0, -1.0], [-1.0] * 3]) == [
+def test_unfinished_rollouts_can_be_left_unscored():
+    rewards = [[1.0, -1.0, -1.0], [-1.0] * 3]
+    assert without_unfinished(GROUPS, rewards, ("cut", "length")) == [
         [1.0, -1.0, None],
         [-1.0, -1.0, -1.0],
     ]
+    assert without_unfinished(GROUPS, rewards, ("cut",)) == rewards
 
 
 def test_metrics_of_a_round_without_an_update_are_none():
@@ -93,6 +95,7 @@ def update(**changes):
 )
 def test_bad_gradient_or_drift_stops_the_run(changes, words):
     check_update(update(), 3, 1e-3)
+    check_update(update(drift_mean=2e-3), 3, None)  # truncated sampling
     with pytest.raises(GuardStop, match=f"round 3: .*{words}"):
         check_update(update(**changes), 3, 1e-3)
 

@@ -1,0 +1,191 @@
+"""The second engine: transformers' generate on the trainer's own module, for machines without vLLM.
+
+One copy of the weights by construction, and no KV cache outlives a batch. A batch ends with its
+slowest completion, so it is slower than vLLM. Sampling is ours, by inversion: every completion
+takes its uniform numbers from its own seed, which transformers' samplers cannot do.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from nsr_fast.data.prompt import Prompt
+from nsr_fast.rollout.rollout import Budget, BudgetMeter, Rollout, Sampling
+
+_WAIT_FOR_ALL = Budget()
+
+
+class TransformersEngine:
+    """See Engine for the methods. max_num_seqs completions are generated at once."""
+
+    def __init__(
+        self,
+        trainer: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_token_ids: Sequence[int],
+        max_model_len: int,
+        max_num_seqs: int,
+    ):
+        self._trainer, self._tokenizer = trainer, tokenizer
+        self._stop_token_ids = sorted(set(stop_token_ids))
+        self._max_model_len, self._max_num_seqs = max_model_len, max_num_seqs
+        self.notes = ["engine: transformers generates with the trainer's module; vLLM is faster"]
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        budget: Budget = _WAIT_FOR_ALL,
+    ) -> Iterator[tuple[int, int, Rollout]]:
+        """Yield (index of the prompt, index of the sample, rollout), batch by batch."""
+        if len(seeds) != len(prompts):
+            raise ValueError(f"seeds: expected {len(prompts)}, one a prompt, got {len(seeds)}")
+        meter = BudgetMeter(budget)
+        keys = [(i, j) for i in range(len(prompts)) for j in range(sampling.num_generations)]
+        keys.sort(key=lambda key: len(prompts[key[0]].token_ids))  # little padding
+        for start in range(0, len(keys), self._max_num_seqs):
+            batch = keys[start : start + self._max_num_seqs]
+            token_ids = [prompts[i].token_ids for i, _ in batch]
+            row_seeds = [seeds[i] + j for i, j in batch]
+            rollouts = self._batch(token_ids, sampling, row_seeds, meter)
+            for key, rollout in zip(batch, rollouts, strict=True):
+                yield *key, rollout
+
+    def weights_updated(self) -> None:
+        """Nothing is cached between rounds and nothing is copied."""
+
+    def release_memory(self) -> dict[str, float]:
+        """No KV cache is held between rounds."""
+        return {}
+
+    def regain_memory(self) -> dict[str, float]:
+        """See release_memory."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to shut down."""
+
+    @torch.no_grad()
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        meter: BudgetMeter,
+    ) -> list[Rollout]:
+        if meter.is_spent():
+            return [Rollout((), (), "", "cut")] * len(prompts)
+        longest = max(map(len, prompts))
+        length = min(sampling.max_completion_length, self._max_model_len - longest)
+        device = self._trainer.device
+        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor(
+            [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device
+        )
+        sampler = _Sampler(sampling, seeds, length, device)
+        watch = _BudgetWatch(meter, self._stop_token_ids, longest)
+        with _generating(self._trainer) as model:
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                generation_config=self._settings(length),
+                logits_processor=LogitsProcessorList([sampler]),
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
+        completions, logprobs = out[:, longest:].tolist(), sampler.logprobs().tolist()
+        return [self._rollout(*row, length) for row in zip(completions, logprobs, strict=True)]
+
+    def _rollout(self, token_ids: list[int], logprobs: list[float], length: int) -> Rollout:
+        ends = [i for i, token in enumerate(token_ids) if token in self._stop_token_ids]
+        size = ends[0] + 1 if ends else len(token_ids)
+        reason = "stop" if ends else "length" if size == length else "cut"
+        text = self._tokenizer.decode(token_ids[:size], skip_special_tokens=True)
+        return Rollout(tuple(token_ids[:size]), tuple(logprobs[:size]), text, reason)
+
+    def _settings(self, length: int) -> GenerationConfig:
+        stop = self._stop_token_ids
+        return GenerationConfig(
+            max_new_tokens=length, do_sample=False, eos_token_id=stop, pad_token_id=stop[0]
+        )
+
+
+class _Sampler(LogitsProcessor):
+    """Draws each row's token by inversion of its own uniform numbers, and leaves only that one.
+
+        token = first v with cdf_v > u_t,  cdf of softmax(truncate(logits / temperature))
+    Temperature 0 takes the largest logit.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], length: int, device: torch.device):
+        self._temperature = sampling.temperature
+        self._truncate = LogitsProcessorList()
+        if sampling.top_k > 0:
+            self._truncate.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1.0:
+            self._truncate.append(TopPLogitsWarper(sampling.top_p))
+        rows = [torch.rand(length, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        self._uniform = torch.stack(rows).double().to(device)
+        self._chosen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float()
+        if self._temperature > 0:
+            scores = self._truncate(input_ids, scores / self._temperature)
+        logprob = scores.log_softmax(dim=-1)
+        if self._temperature > 0:
+            cdf = logprob.double().exp().cumsum(dim=-1)
+            u = self._uniform[:, len(self._chosen)].unsqueeze(1) * cdf[:, -1:]
+            token = torch.searchsorted(cdf, u, right=True).clamp(max=scores.shape[-1] - 1)
+        else:
+            token = scores.argmax(dim=-1, keepdim=True)
+        self._chosen.append(logprob.gather(1, token))
+        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+
+    def logprobs(self) -> Tensor:
+        """[rows, steps] of the tokens drawn."""
+        return torch.cat(self._chosen, dim=1)
+
+
+class _BudgetWatch(StoppingCriteria):
+    """Counts the tokens of the rows that have not ended; ends all when the budget is spent."""
+
+    def __init__(self, meter: BudgetMeter, stop_token_ids: Sequence[int], prompt_length: int):
+        self._meter, self._stops, self._start = meter, stop_token_ids, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        stops = torch.tensor(self._stops, device=input_ids.device)
+        had_ended = torch.isin(input_ids[:, self._start : -1], stops).any(dim=1)
+        self._meter.num_tokens += int((~had_ended).sum())
+        return torch.full_like(had_ended, self._meter.is_spent())
+
+
+@contextmanager
+def _generating(trainer: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The trainer's module in inference form: plain attention, KV cache, and none of the sampling
+    settings that its checkpoint may bring (transformers merges them into every call)."""
+    attention, was_training = trainer.config._attn_implementation, trainer.training
+    uses_cache, own_settings = trainer.config.use_cache, trainer.generation_config
+    trainer.set_attn_implementation("sdpa")
+    trainer.config.use_cache, trainer.generation_config = True, GenerationConfig()
+    trainer.eval()
+    try:
+        yield trainer
+    finally:
+        trainer.set_attn_implementation(attention)
+        trainer.config.use_cache, trainer.generation_config = uses_cache, own_settings
+        trainer.train(was_training)

@@ -1,0 +1,95 @@
+"""Starting vLLM quietly inside this process, with memory settings that fit the device."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+_CPU_BLOCK_TOKENS = 128
+_CPU_BATCHED_TOKENS = 8192
+_CPU_KV_LIMIT_BYTES = 4 << 30
+_STREAM_INTERVAL = 16  # tokens between two reports on a running completion
+
+
+def start_vllm(
+    model_dir: str,
+    trainer: PreTrainedModel,
+    *,
+    max_model_len: int,
+    max_num_seqs: int,
+    seed: int,
+    gpu_memory_utilization: float,
+    kv_cache_bytes: int | None,
+):
+    """A vllm.LLM for token ids in and out, in this process, in the trainer's dtype."""
+    on_cpu = not torch.cuda.is_available()
+    if kv_cache_bytes is None and on_cpu:
+        kv_cache_bytes = cpu_kv_cache_bytes(trainer.config, max_model_len, max_num_seqs)
+    options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
+    if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
+        options |= {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
+        }
+    else:
+        options |= {
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": gpu_memory_utilization,
+        }
+    llm_class = _import_vllm(on_cpu)
+    with _no_future_warnings():
+        return llm_class(
+            model=model_dir,
+            dtype=str(trainer.dtype).removeprefix("torch."),
+            skip_tokenizer_init=True,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            stream_interval=_STREAM_INTERVAL,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            seed=seed,
+            **options,
+        )
+
+
+def cpu_kv_cache_bytes(config: PreTrainedConfig, max_model_len: int, max_num_seqs: int) -> int:
+    """Room for `max_num_seqs` full sequences in float32, at most 4 GiB."""
+    head_dim = getattr(config, "head_dim", None) or (
+        config.hidden_size // config.num_attention_heads
+    )
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token_bytes = 2 * 4 * config.num_hidden_layers * kv_heads * head_dim
+    blocks = max_num_seqs * math.ceil(max_model_len / _CPU_BLOCK_TOKENS) + 8
+    return min(blocks * _CPU_BLOCK_TOKENS * token_bytes, _CPU_KV_LIMIT_BYTES)
+
+
+def _import_vllm(on_cpu: bool):
+    """Import vLLM quietly, with its core in this process."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # for what it says before it reads the above
+    with _no_future_warnings():
+        from vllm.platforms import current_platform
+
+        if on_cpu:  # 25 s of Inductor and g++ for one comparison kernel at the first generate
+            current_platform.simple_compile_backend = "eager"
+        from vllm import LLM
+    return LLM
+
+
+@contextmanager
+def _no_future_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -1,0 +1,64 @@
+"""What the tests of both engines share."""
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nsr_fast.data.prompt import Prompt
+from nsr_fast.rollout.engine import build_engine
+from nsr_fast.rollout.rollout import Sampling, sampling_seed, whole_groups
+
+TEXTS = ["What is 12 + 30?", "Count: 1 2 3", "x", "the quick brown fox jumps"]
+GREEDY = Sampling(1, 12, temperature=0.0)
+
+
+def load(folder):
+    """(model in float32, tokenizer) of a checkpoint."""
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(str(folder))
+
+
+def start(name, folder, model, tokenizer, **options):
+    sizes = {"max_model_len": 512, "max_num_seqs": 16, "stop_token_ids": [2]}
+    return build_engine(name, str(folder), model, tokenizer, **sizes | options)
+
+
+def prompts_of(tokenizer, texts):
+    return [
+        Prompt(str(i), text, tuple(tokenizer.encode(text)), None, {})
+        for i, text in enumerate(texts)
+    ]
+
+
+def generate(engine, prompts, sampling, seed=0):
+    """The groups, in the order of the prompts."""
+    seeds = [sampling_seed(seed, "test", 0, i) for i in range(len(prompts))]
+    stream = engine.generate(prompts, sampling, seeds)
+    groups = dict(whole_groups(prompts, stream, sampling.num_generations))
+    return [groups[i] for i in range(len(prompts))]
+
+
+def trainer_logprobs(model, prompt, rollout, temperature=1.0):
+    ids = torch.tensor([[*prompt.token_ids, *rollout.token_ids]])
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits[0, len(prompt.token_ids) - 1 : -1]
+    logprob = (logits / temperature).log_softmax(-1)
+    return logprob.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+
+
+def worst_error(engine, model, prompt):
+    """Largest |trainer - sampler| logprob over two sampled completions."""
+    (group,) = generate(engine, [prompt], Sampling(2, 8))
+    errors = [
+        trainer_logprobs(model, prompt, r) - torch.tensor(r.sampler_logprob) for r in group.rollouts
+    ]
+    return float(torch.cat(errors).abs().max())
+
+
+def take_step(model, seed, learning_rate=2e-2):
+    """One AdamW step, by default large enough to change most greedy tokens."""
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    ids = torch.randint(3, 259, (4, 24))
+    model(ids, labels=ids, use_cache=False).loss.backward()
+    optimizer.step()
+    model.zero_grad()

@@ -1,0 +1,117 @@
+"""Where memory cannot be shared: the reason in words, and copies that are checked."""
+
+import pytest
+import torch
+from engines import GREEDY, TEXTS, generate, load, prompts_of, start, take_step, worst_error
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from nsr_fast.rollout.engine_weights import obstacle, plain_weights
+from nsr_fast.rollout.shared_weights import LayoutUnknown, find_layout
+
+pytestmark = pytest.mark.vllm
+
+
+def test_an_engine_with_its_own_copy_follows_the_step(checkpoint):
+    pytest.importorskip("vllm")
+    folder = checkpoint("qwen2")
+    model, tokenizer = load(folder)
+    engine = start("vllm", folder, model, tokenizer, share=False)
+    (prompt,) = prompts_of(tokenizer, [TEXTS[0]])
+    assert "share_weights is off" in engine.notes[0]
+    assert worst_error(engine, model, prompt) < 1e-4
+    take_step(model, 4)
+    assert worst_error(engine, model, prompt) > 1e-2
+    engine.weights_updated()
+    assert worst_error(engine, model, prompt) < 1e-4
+    engine.close()
+
+
+def test_an_unknown_layout_is_named_and_copied_by_vllms_loader(tmp_path, checkpoint):
+    pytest.importorskip("vllm")
+    torch.manual_seed(0)
+    _, tokenizer = load(checkpoint("qwen2"))
+    config = GPT2Config(
+        vocab_size=259, n_positions=512, n_embd=64, n_layer=2, n_head=2, eos_token_id=2
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    engine = start("vllm", tmp_path, model, tokenizer)
+    assert "copied into the engine after each update (" in engine.notes[0]
+    (prompt,) = prompts_of(tokenizer, [TEXTS[0]])
+    assert worst_error(engine, model, prompt) < 1e-4
+    take_step(model, 5)
+    engine.weights_updated()
+    assert worst_error(engine, model, prompt) < 1e-4
+    (group,) = generate(engine, [prompt], GREEDY)
+    ids = torch.tensor([prompt.token_ids])
+    expected = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=2)
+    assert list(group.rollouts[0].token_ids) == expected[0, ids.shape[1] :].tolist()
+    engine.close()
+
+
+class LoraLinear(nn.Module):
+    """A layer wrapped as PEFT wraps it: base_layer, active_adapters, get_delta_weight."""
+
+    def __init__(self, base: nn.Linear, rank: int = 2):
+        super().__init__()
+        self.base_layer, self.active_adapters = base, ["default"]
+        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features))
+        self.lora_B = nn.Parameter(torch.randn(base.out_features, rank))
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        return self.lora_B @ self.lora_A
+
+
+def test_lora_layers_are_an_obstacle_and_are_merged_for_the_copy(checkpoint):
+    plain, _ = load(checkpoint("qwen2"))
+    wrapped, _ = load(checkpoint("qwen2"))
+    attention = wrapped.model.layers[0].self_attn
+    attention.q_proj = LoraLinear(attention.q_proj)
+    assert obstacle(nn.Module(), plain) is None
+    assert obstacle(nn.Module(), wrapped) == (
+        "LoRA wraps the trainer's model.layers.0.self_attn.q_proj"
+    )
+    merged, expected = dict(plain_weights(wrapped)), dict(plain.named_parameters())
+    assert merged.keys() == expected.keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    delta = attention.q_proj.get_delta_weight("default")
+    torch.testing.assert_close(merged.pop(name), expected.pop(name) + delta)
+    assert all(torch.equal(merged[n], expected[n]) for n in merged)
+
+
+class FusedLayer(nn.Module):
+    """A part of an engine's model that is quantised or split over devices."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2))
+        self.__dict__.update(attributes)
+
+
+class Fp8LinearMethod:
+    """vLLM names the way a layer multiplies like this."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (FusedLayer(quant_method=Fp8LinearMethod()), "is quantised (Fp8LinearMethod)"),
+        (FusedLayer(tp_size=2), "tensor parallelism splits"),
+    ],
+)
+def test_quantised_or_split_engine_weights_are_an_obstacle(layer, words):
+    engine = nn.Module()
+    engine.qkv_proj = layer
+    text = obstacle(engine, nn.Linear(2, 2))
+    assert words in text and "the engine's qkv_proj" in text
+
+
+def test_a_layout_with_rows_of_nobody_is_refused():
+    trainer, engine = nn.Module(), nn.Module()
+    trainer.proj, engine.proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 8, bias=False)
+    with pytest.raises(LayoutUnknown, match=r"6 of 8 rows of the engine's proj\.weight"):
+        find_layout(engine, trainer)
+    engine.proj = nn.Linear(4, 6, bias=False).half()
+    with pytest.raises(LayoutUnknown, match=r"proj\.weight: expected \(6, 4\) torch\.float32"):
+        find_layout(engine, trainer)

@@ -1,0 +1,138 @@
+"""What both engines promise about sampling, seeds, streaming and budgets."""
+
+import time
+
+import pytest
+import torch
+from engines import generate, load, prompts_of, start, trainer_logprobs
+
+from nsr_fast.rollout.rollout import Budget, Sampling, whole_groups
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module", params=["vllm", "transformers"])
+def running(request, checkpoint):
+    """(engine, model, tokenizer)."""
+    name = request.param
+    if name == "vllm":
+        pytest.importorskip("vllm")
+    folder = checkpoint("qwen2")
+    model, tokenizer = load(folder)
+    engine = start(name, folder, model, tokenizer)
+    yield engine, model, tokenizer
+    engine.close()
+
+
+def test_truncated_sampling_renormalises_over_what_is_left(running):
+    engine, model, tokenizer = running
+    (prompt,) = prompts_of(tokenizer, ["abc"])
+    (group,) = generate(engine, [prompt], Sampling(6, 8, top_k=3))
+    for rollout in group.rollouts:
+        full = trainer_logprobs(model, prompt, rollout)
+        gap = torch.tensor(rollout.sampler_logprob) - full
+        assert (gap > 0).all() and (torch.tensor(rollout.sampler_logprob) <= 0).all()
+
+
+def test_samples_have_the_probabilities_of_the_policy(running):
+    engine, model, tokenizer = running
+    (prompt,) = prompts_of(tokenizer, ["count"])
+    (group,) = generate(engine, [prompt], Sampling(512, 1, temperature=0.5))
+    counts = torch.bincount(torch.tensor([r.token_ids[0] for r in group.rollouts]), minlength=259)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt.token_ids]), use_cache=False).logits[0, -1]
+    expected = 512 * (logits / 0.5).softmax(-1)
+    likely = expected > 5
+    chi2 = ((counts - expected) ** 2 / expected)[likely].sum()
+    rest = expected[~likely].sum()
+    degrees = int(likely.sum()) + 1
+    chi2 += (counts[~likely].sum() - rest) ** 2 / rest
+    assert chi2 < degrees + 5 * (2 * degrees) ** 0.5
+
+
+def test_seeds_repeat_and_do_not_depend_on_the_batch(running):
+    engine, _, tokenizer = running
+    prompts = prompts_of(tokenizer, ["same", "same", "other one"])
+    sampling = Sampling(4, 8)
+    tokens = [[r.token_ids for r in g.rollouts] for g in generate(engine, prompts, sampling)]
+    again = [[r.token_ids for r in g.rollouts] for g in generate(engine, prompts, sampling)]
+    alone = [[r.token_ids for r in g.rollouts] for g in generate(engine, prompts[:1], sampling)]
+    other = [[r.token_ids for r in g.rollouts] for g in generate(engine, prompts, sampling, 1)]
+    assert tokens == again and alone == tokens[:1]
+    assert len({t for group in tokens[:2] for t in group}) == 8  # equal prompts, other noise
+    assert tokens != other
+
+
+def test_rollouts_arrive_as_they_finish(running):
+    engine, _, tokenizer = running
+    prompts = prompts_of(tokenizer, ["one", "two", "three"])
+    stream = engine.generate(prompts, Sampling(8, 24), [10, 2000, 30000])
+    keys = [(i, j) for i, j, _ in stream]
+    assert sorted(keys) == [(i, j) for i in range(3) for j in range(8)]
+
+
+def test_a_token_budget_cuts_the_stragglers(running):
+    engine, _, tokenizer = running
+    prompts = prompts_of(tokenizer, ["one", "two"])
+    sampling, seeds = Sampling(4, 200), [1, 1000]
+    whole = list(engine.generate(prompts, sampling, seeds))
+    assert sum(len(r.token_ids) for *_, r in whole) > 200
+    cut = {
+        (i, j): r for i, j, r in engine.generate(prompts, sampling, seeds, Budget(max_tokens=200))
+    }
+    assert len(cut) == 8 and any(r.finish_reason == "cut" for r in cut.values())
+    assert 100 < sum(len(r.token_ids) for r in cut.values()) < 400
+    for i, j, rollout in whole:  # what is there is a prefix of the uncut one
+        size = len(cut[i, j].token_ids)
+        assert cut[i, j].token_ids == rollout.token_ids[:size]
+        torch.testing.assert_close(
+            torch.tensor(cut[i, j].sampler_logprob),
+            torch.tensor(rollout.sampler_logprob[:size]),
+            rtol=0,
+            atol=1e-5,
+        )
+
+
+def test_a_time_budget_ends_the_wait(running):
+    engine, _, tokenizer = running
+    prompts = prompts_of(tokenizer, ["one", "two"])
+    started = time.monotonic()
+    reasons = {
+        r.finish_reason
+        for *_, r in engine.generate(prompts, Sampling(32, 400), [1, 99], Budget(max_seconds=0.2))
+    }
+    assert "cut" in reasons and time.monotonic() - started < 10
+
+
+def test_a_caller_that_stops_early_leaves_the_engine_usable(running):
+    engine, _, tokenizer = running
+    prompts = prompts_of(tokenizer, ["one", "two"])
+    stream = engine.generate(prompts, Sampling(3, 50), [1, 99])
+    next(stream)
+    stream.close()
+    engine.weights_updated()
+    groups = generate(engine, prompts, Sampling(3, 5))
+    assert [len(g.rollouts) for g in groups] == [3, 3]
+
+
+def test_settings_of_the_checkpoint_do_not_leak_into_sampling(running):
+    engine, model, tokenizer = running
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.top_k = 1
+    (prompt,) = prompts_of(tokenizer, ["aaaaaa"])
+    (group,) = generate(engine, [prompt], Sampling(4, 8))
+    for rollout in group.rollouts:
+        expected = trainer_logprobs(model, prompt, rollout)
+        torch.testing.assert_close(
+            torch.tensor(rollout.sampler_logprob), expected, rtol=0, atol=1e-4
+        )
+    assert model.generation_config.top_k == 1
+
+
+def test_whole_groups_waits_for_the_last_sample():
+    stream = [(1, 0, "a"), (0, 1, "b"), (1, 1, "c"), (0, 0, "d")]
+    groups = list(whole_groups(["p", "q"], stream, 2))
+    assert [(i, g.prompt, g.rollouts) for i, g in groups] == [
+        (1, "q", ("a", "c")),
+        (0, "p", ("d", "b")),
+    ]
