@@ -1,22 +1,36 @@
 """Causal attention over packed sequences, without padding and without a [T, T] mask.
 
 transformers calls it for every layer as the attention implementation "nsr_packed". The lengths of
-the packed sequences travel as the model keyword `sequence_lengths`. On CUDA in half precision
-flash-attn computes it when installed; otherwise neighbours of equal length are batched into one
+the packed sequences travel as the model keyword `sequence_lengths`. On CUDA in half precision a
+varlen kernel computes it (varlen.py); otherwise neighbours of equal length are batched into one
 scaled_dot_product_attention call, which is why packing sorts by length.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate, groupby
+from itertools import groupby
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from nsr_fast.train.varlen import choose_varlen, packed_bounds
+
 PACKED_ATTENTION = "nsr_packed"
+
+_choose = cache(choose_varlen)
+
+
+def attention_note(policy: PreTrainedModel) -> str:
+    """Which kernel computes the packed attention of this policy, in words."""
+    config = policy.config
+    head_dim = getattr(config, "head_dim", None) or (
+        config.hidden_size // config.num_attention_heads
+    )
+    heads = config.num_attention_heads, config.num_key_value_heads, head_dim
+    return _choose(policy.device, policy.dtype, *heads).note
 
 
 def packed_attention(
@@ -38,9 +52,12 @@ def packed_attention(
         raise ValueError(
             f"sequence_lengths: expected a sum of T={query.shape[2]}, got {sum(sequence_lengths)}"
         )
-    flash = _flash_attention()
-    if flash is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return flash(query, key, value, sequence_lengths, scaling, dropout), None
+    heads = query.shape[1], key.shape[1], query.shape[3]
+    attend = _choose(query.device, query.dtype, *heads).attend
+    if attend is not None and dropout == 0.0:
+        bounds = packed_bounds(sequence_lengths, query.device)
+        packed = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, d]
+        return attend(*packed, bounds, max(sequence_lengths), scaling)[None], None
     outputs = []
     for start, count, length in _equal_length_runs(sequence_lengths):
         q, k, v = (_unpack(x, start, count, length) for x in (query, key, value))
@@ -49,24 +66,6 @@ def packed_attention(
         )
         outputs.append(out.transpose(1, 2).reshape(1, count * length, *_heads(out)))
     return torch.cat(outputs, dim=1), None
-
-
-@cache
-def _flash_attention() -> Callable[..., torch.Tensor] | None:
-    """flash-attn on packed tensors, or None when it is not installed."""
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError:
-        return None
-
-    def attend(query, key, value, sequence_lengths, scaling, dropout):
-        bounds = torch.tensor([0, *accumulate(sequence_lengths)], dtype=torch.int32)
-        bounds, longest = bounds.to(query.device, non_blocking=True), max(sequence_lengths)
-        packed = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, d]
-        options = {"dropout_p": dropout, "softmax_scale": scaling, "causal": True}
-        return flash_attn_varlen_func(*packed, bounds, bounds, longest, longest, **options)[None]
-
-    return attend
 
 
 def _equal_length_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -14,6 +14,7 @@ from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
 from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.train.attention import attention_note
 from nsr_fast.train.checkpoint import save_checkpoint
 from nsr_fast.train.progress import Progress, clock
 from nsr_fast.train.round import Learner, RoundResult, run_round
@@ -32,7 +33,7 @@ def train(config: Config) -> Path:
             progress.say(warning)
         progress.say(f"model {config.model}: loading, starting {resolve_engine(config.engine)} ...")
         learner = build_learner(config, inputs)
-        for note in learner.engine.notes:
+        for note in (*learner.engine.notes, attention_note(learner.policy)):
             progress.say(note)
         try:
             run = RunDirectory(config, environment())
