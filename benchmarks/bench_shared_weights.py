@@ -1,16 +1,17 @@
-"""What one copy of the weights saves: memory and sync time, shared against copied, real vLLM.
+"""What one copy of the weights saves: NSR rounds through the real vLLM, shared against copied.
 
-    python benchmarks/bench_shared_weights.py
+    python benchmarks/bench_shared_weights.py [--layers 14 --hidden 768 --vocab 32003]
 
-Builds a random Qwen2 (100 M parameters in float32 by default), starts the engine on it, takes one
-optimizer step and syncs, once per mode and each in a process of its own. Memory is the resident set
-after the step, less that of the process before the model was loaded; vLLM's own code is part of it.
-Appends JSON lines to benchmarks/results/shared_weights.jsonl.
+A random Qwen2 (107 M parameters in float32 on the CPU; Qwen2.5-0.5B's shape in bfloat16 on CUDA)
+trains three rounds, once per mode and each in a process of its own. Reported are the memory of
+engine and trainer (CPU: the resident set's high-water mark above that before the model was loaded,
+vLLM's own code part of it; CUDA: the device's peak use), the sync after an update, the decode rate
+and, on CUDA, the KV cache's bytes as released for the update and regained. Appends JSON lines to
+benchmarks/results/shared_weights.jsonl.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,58 +21,121 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "shared_weights.jsonl"
+ROUNDS, PROMPTS, GENERATIONS, PROMPT_TOKENS = 3, 4, 4, 32
 
 
-def measure(folder: str, share: bool) -> dict:
+def measure(folder: str, share: bool, completion: int) -> dict:
     """One mode, in this process; the numbers of the result line."""
     import torch
 
     torch.set_num_threads(1)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from nsr_fast.train.policy import load_policy
 
-    from nsr_fast.rollout.vllm_engine import VllmEngine
+    meter = MemoryMeter()
+    policy = load_policy(folder, "auto")
+    learner = make_learner(folder, policy, share, completion)
+    prompts = make_prompts(policy.config.vocab_size)
+    from nsr_fast.train.round import run_round
 
-    before = resident_bytes()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    engine = VllmEngine(
-        folder,
-        model,
-        AutoTokenizer.from_pretrained(folder),
-        stop_token_ids=[0],
-        max_model_len=64,
-        max_num_seqs=2,
-        share=share,
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    rounds = [run_round(learner, index, prompts).metrics for index in range(ROUNDS)]
     syncs_ms = []
     for _ in range(5):
-        model(torch.randint(0, 100, (1, 8)), use_cache=False).logits.logsumexp(-1).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         started = time.perf_counter()
-        engine.weights_updated()
+        learner.engine.weights_updated()
         syncs_ms.append(1e3 * (time.perf_counter() - started))
-    used = resident_bytes() - before
-    num_parameters = sum(p.numel() for p in model.parameters())
-    engine.close()
+    peak_bytes, num_parameters = meter.peak_bytes(), sum(p.numel() for p in policy.parameters())
+    note = learner.engine.notes[0]
+    learner.engine.close()
     return {
         "mode": "shared" if share else "copied",
+        "weights": note,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": str(policy.dtype).removeprefix("torch."),
         "num_parameters": num_parameters,
-        "weights_bytes": 4 * num_parameters,
-        "resident_bytes": used,
+        "weights_bytes": policy.dtype.itemsize * num_parameters,
+        "peak_bytes": peak_bytes,
         "sync_ms": round(statistics.median(syncs_ms), 3),
+        "decode_tokens_per_s": round(max(r["tokens_per_s"] for r in rounds), 1),
+        "drift_mean": max(r["drift_mean"] for r in rounds),
+        "seconds": {p: round(rounds[-1][f"time/{p}"], 3) for p in ("rollout", "train", "sync")},
+        **{name: value for name, value in rounds[-1].items() if name.startswith("memory/")},
+        "torch": torch.__version__,
     }
 
 
-def resident_bytes() -> int:
-    """Of this process now, freed pages given back first."""
-    import ctypes
-    import gc
+def make_learner(folder: str, policy, share: bool, completion: int):
+    """What nsr-fast train builds from its settings, with a reward on the first token's parity."""
+    from transformers import AutoTokenizer
 
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    from nsr_fast.objective import Objective
+    from nsr_fast.rollout.rollout import Budget, Sampling
+    from nsr_fast.rollout.vllm_engine import VllmEngine
+    from nsr_fast.train.optimizer import PolicyOptimizer
+    from nsr_fast.train.round import Learner
+    from nsr_fast.train.step import UpdateSettings
+
+    engine = VllmEngine(
+        folder,
+        policy,
+        AutoTokenizer.from_pretrained(folder),
+        stop_token_ids=[0],
+        max_model_len=PROMPT_TOKENS + completion,
+        max_num_seqs=PROMPTS * GENERATIONS,
+        share=share,
+    )
+    settings = {"learning_rate": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
+    return Learner(
+        policy=policy,
+        optimizer=PolicyOptimizer(policy.parameters(), **settings),
+        engine=engine,
+        reward_fn=parity,
+        objective=Objective.nsr(),
+        sampling=Sampling(GENERATIONS, completion),
+        budget=Budget(),
+        update=UpdateSettings(1.0, 1, 0.2, 0.2, None, 0.0, 4096),
+        mask_truncated=False,
+        drift_limit=0.1,
+        seed=0,
+    )
+
+
+def parity(prompts, completions, completion_ids, **columns):
+    return [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
+
+
+def make_prompts(vocab: int) -> list:
+    from nsr_fast.data.prompt import Prompt
+
+    ids = [
+        [(7919 * (i + 1) * (j + 1)) % vocab for j in range(PROMPT_TOKENS)] for i in range(PROMPTS)
+    ]
+    return [Prompt(str(i), "", tuple(row), None, {}) for i, row in enumerate(ids)]
+
+
+class MemoryMeter:
+    """Peak memory from here on, beyond what is in use now."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._on_cuda = torch.cuda.is_available()
+        if not self._on_cuda:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._before = status_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """CUDA: what the allocator and vLLM's pools hold at most, the KV cache included."""
+        import torch
+
+        if self._on_cuda:
+            return torch.cuda.max_memory_reserved()
+        return status_bytes("VmHWM") - self._before
+
+
+def status_bytes(name: str) -> int:
+    """A line of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
@@ -83,10 +147,10 @@ def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
     config = Qwen2Config(
         vocab_size=vocab,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=2 * hidden if hidden != 896 else 4864,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 64,
+        num_key_value_heads=hidden // 64 if hidden != 896 else 2,
         tie_word_embeddings=True,
         eos_token_id=0,
     )
@@ -95,13 +159,14 @@ def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<unk>").save_pretrained(folder)
 
 
-def compare(layers: int, hidden: int, vocab: int) -> list[dict]:
+def compare(layers: int, hidden: int, vocab: int, completion: int) -> list[dict]:
     """Both modes, each measured in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, layers, hidden, vocab)
         lines = []
         for mode in ("shared", "copied"):
             command = [sys.executable, __file__, "--measure", mode, "--folder", folder]
+            command += ["--completion", str(completion)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
@@ -109,30 +174,41 @@ def compare(layers: int, hidden: int, vocab: int) -> list[dict]:
     return lines
 
 
+def copies_saved(lines: list[dict]) -> float:
+    """By how many copies of the weights sharing lowers the peak."""
+    shared, copied = lines
+    return (copied["peak_bytes"] - shared["peak_bytes"]) / shared["weights_bytes"]
+
+
 def main() -> None:
+    import torch
+
+    sizes = (24, 896, 151_936, 512) if torch.cuda.is_available() else (14, 768, 32_003, 32)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=14)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--vocab", type=int, default=32003)
+    for name, size in zip(("layers", "hidden", "vocab", "completion"), sizes, strict=True):
+        parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--measure", choices=["shared", "copied"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.folder, options.measure == "shared")))
+        line = measure(options.folder, options.measure == "shared", options.completion)
+        print(json.dumps(line))
         return
-    lines = compare(options.layers, options.hidden, options.vocab)
+    lines = compare(options.layers, options.hidden, options.vocab, options.completion)
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "a") as file:
         for line in lines:
-            line |= {"benchmark": "shared_weights", "device": "cpu"}
-            line |= {"date": datetime.now(UTC).strftime("%Y-%m-%d")}
+            line |= {"benchmark": "shared_weights", "date": datetime.now(UTC).strftime("%Y-%m-%d")}
             file.write(json.dumps(line) + "\n")
-    print(f"{lines[0]['num_parameters'] / 1e6:.0f} M parameters, float32")
+    first = lines[0]
+    print(f"{first['num_parameters'] / 1e6:.0f} M parameters, {first['dtype']}, {first['device']}")
     for line in lines:
-        mib = line["resident_bytes"] / 2**20
-        print(f"{line['mode']:7} {mib:7.0f} MiB resident   sync {line['sync_ms']:8.3f} ms")
-    saved = (lines[1]["resident_bytes"] - lines[0]["resident_bytes"]) / lines[0]["weights_bytes"]
-    print(f"sharing saves {saved:.2f} copies of the weights")
+        mib, rate = line["peak_bytes"] / 2**20, line["decode_tokens_per_s"]
+        print(
+            f"{line['mode']:7} {mib:7.0f} MiB at the peak   sync {line['sync_ms']:8.3f} ms   "
+            f"decode {rate:8.1f} tokens/s"
+        )
+    print(f"sharing saves {copies_saved(lines):.2f} copies of the weights")
 
 
 if __name__ == "__main__":

@@ -120,10 +120,10 @@ def countdown() -> str:
 def shared_weights() -> str:
     """Memory and sync with one copy of the weights and with two."""
     newest_lines = {line["mode"]: line for line in read("shared_weights.jsonl")}
-    rows = ["| weights | resident MiB | sync ms |\n|---|---|---|\n"]
+    rows = ["| weights | peak MiB | sync ms | decode tokens/s |\n|---|---|---|---|\n"]
     for mode, line in newest_lines.items():
-        mib = line["resident_bytes"] / 2**20
-        rows.append(f"| {mode} | {mib:.0f} | {line['sync_ms']:.2f} |\n")
+        mib, rate = line["peak_bytes"] / 2**20, line["decode_tokens_per_s"]
+        rows.append(f"| {mode} | {mib:.0f} | {line['sync_ms']:.2f} | {rate:.0f} |\n")
     return "".join(rows)
 
 
