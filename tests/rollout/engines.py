@@ -38,11 +38,12 @@ def generate(engine, prompts, sampling, seed=0):
 
 
 def trainer_logprobs(model, prompt, rollout, temperature=1.0):
-    ids = torch.tensor([[*prompt.token_ids, *rollout.token_ids]])
+    ids = torch.tensor([[*prompt.token_ids, *rollout.token_ids]], device=model.device)
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits[0, len(prompt.token_ids) - 1 : -1]
     logprob = (logits / temperature).log_softmax(-1)
-    return logprob.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+    chosen = torch.tensor(rollout.token_ids, device=model.device)
+    return logprob.gather(1, chosen[:, None])[:, 0]
 
 
 def worst_error(engine, model, prompt):
@@ -58,7 +59,7 @@ def take_step(model, seed, learning_rate=2e-2):
     """One AdamW step, by default large enough to change most greedy tokens."""
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    ids = torch.randint(3, 259, (4, 24))
+    ids = torch.randint(3, 259, (4, 24)).to(model.device)
     model(ids, labels=ids, use_cache=False).loss.backward()
     optimizer.step()
     model.zero_grad()
