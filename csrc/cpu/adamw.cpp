@@ -50,15 +50,16 @@ inline vuint rounding_bits(vuint index, const AdamwArgs& a) {
   return x ^ (x >> 16);
 }
 
-// x on the bfloat16 grid: `below` is what is added to the 16 bits that fall away. An infinity stays one;
-// the carry must not touch NaN, whose payload may be all ones (it is on a GPU).
-inline vfloat cut_to_half(vfloat x, vuint below) {
-  const vfloat cut = (vfloat)(((vuint)x + below) & 0xffff0000u);
-  return x == x ? cut : splat(kNan);
+// x as bfloat16: `below` is what is added to the 16 bits that fall away. An infinity stays one; the
+// carry must not touch NaN, whose payload may be all ones (it is on a GPU).
+inline void write_half(bfloat16* p, int64_t n, vfloat x, vuint below) {
+  const vuint bits = x == x ? (vuint)x + below : (vuint)splat(kNan);
+  const vhalf half = __builtin_convertvector(bits >> 16, vhalf);
+  std::memcpy(p, &half, n * sizeof(bfloat16));
 }
 
 template <class W, class G, bool HAS_MASTER>
-inline void step_lanes(const AdamwArgs& a, int64_t at, int64_t n, vuint lane) {
+[[gnu::always_inline]] inline void step_lanes(const AdamwArgs& a, int64_t at, int64_t n, vuint lane) {
   W* weight = static_cast<W*>(a.weight) + at;
   const vfloat g = read(static_cast<const G*>(a.grad) + at, n) * a.grad_scale;
   vfloat m = read(a.exp_avg + at, n);
@@ -70,22 +71,24 @@ inline void step_lanes(const AdamwArgs& a, int64_t at, int64_t n, vuint lane) {
   write(a.exp_avg + at, n, m);
   write(a.exp_avg_sq + at, n, v);
   if (HAS_MASTER) write(a.master + at, n, w);
-  if (sizeof(W) == 2) {
-    const vuint nearest = (((vuint)w >> 16) & 1u) + 0x7fffu;
-    w = cut_to_half(w, HAS_MASTER ? nearest
-                                  : rounding_bits(lane + static_cast<uint32_t>(at), a) & 0xffffu);
+  if constexpr (sizeof(W) == 4) {
+    write(weight, n, w);
+  } else if constexpr (HAS_MASTER) {
+    write_half(weight, n, w, (((vuint)w >> 16) & 1u) + 0x7fffu);
+  } else {
+    write_half(weight, n, w, rounding_bits(lane + static_cast<uint32_t>(at), a) & 0xffffu);
   }
-  write(weight, n, w);
 }
 
 template <class W, class G, bool HAS_MASTER>
-void step_all(const AdamwArgs& a, int num_threads) {
-  const int64_t chunks = (a.count + kChunk - 1) / kChunk;
+void step_all(const AdamwArgs& args, int num_threads) {
+  const int64_t chunks = (args.count + kChunk - 1) / kChunk;
   const int threads = threads_for(chunks, num_threads);
   vuint lane{};
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const AdamwArgs a = args;  // a copy, which no store below can be taken to change
     int64_t i = chunk * kChunk;
     const int64_t stop = a.count < i + kChunk ? a.count : i + kChunk;
     for (; i + kLanes <= stop; i += kLanes) step_lanes<W, G, HAS_MASTER>(a, i, kLanes, lane);
