@@ -38,15 +38,16 @@ def cuda_obstacle() -> str | None:
 
 
 class BuildExt(build_ext):
-    """Compiles the CPU row kernel once per instruction set; hands CUDA sources to one nvcc call."""
+    """Compiles the CPU kernels once per instruction set; hands CUDA sources to one nvcc call."""
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name.endswith("_cuda"):
             return self.run_nvcc(ext)
         for isa, flags in ISAS.items():
-            options = {"macros": [("NSR_ISA", isa)], "extra_postargs": [*CPU_FLAGS, *flags]}
-            options["output_dir"] = os.path.join(self.build_temp, isa)
-            ext.extra_objects += self.compiler.compile(["csrc/cpu/rows.cpp"], **options)
+            options = {"macros": [("NSR_ISA", isa)], "output_dir": f"{self.build_temp}/{isa}"}
+            for source, more in (("rows", []), ("adamw", ["-ffp-contract=off"])):
+                options["extra_postargs"] = [*CPU_FLAGS, *flags, *more]
+                ext.extra_objects += self.compiler.compile([f"csrc/cpu/{source}.cpp"], **options)
         super().build_extension(ext)
 
     def run_nvcc(self, ext: Extension) -> None:
@@ -66,14 +67,13 @@ print(f"nsr_fast: building _cpu for {', '.join(ISAS)}; _cuda {cuda_text}")
 cpu = Pybind11Extension(
     "nsr_fast._cpu",
     ["csrc/cpu/bind.cpp"],
-    depends=glob("csrc/cpu/*"),
+    depends=[*glob("csrc/cpu/*"), *glob("csrc/*.h")],
     define_macros=[("NSR_HAS_X86_ISAS", "1")] if "avx2" in ISAS else [],
     extra_compile_args=CPU_FLAGS,
     extra_link_args=["-fopenmp", "-s"],
 )
-sources = sorted([*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")])
-include = [*cpu.include_dirs, "csrc/cuda"]
-cuda = Extension("nsr_fast._cuda", sources, include_dirs=include, optional=CUDA == "auto")
+files = sorted([*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")])
+cuda = Extension("nsr_fast._cuda", files, include_dirs=cpu.include_dirs, optional=CUDA == "auto")
 AREAS = ["data", "evaluate", "kernels", "memory", "objective", "reward", "rollout", "train"]
 packages = ["nsr_fast", *(f"nsr_fast.{a}" for a in AREAS if os.path.isdir(f"nsr_fast/{a}"))]
 cpu_and_cuda = [cpu] if obstacle else [cpu, cuda]

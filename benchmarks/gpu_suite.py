@@ -4,10 +4,11 @@
 
 Needs torch, triton, nvcc, pytest, pybind11 and setuptools; nothing is downloaded and nothing has to
 be installed. In order: builds nsr_fast._cuda for this GPU, runs the tests marked gpu, times the row
-kernels against a device copy, profiles one loss, fills the table of the vocabulary head's loss
-(T=8192, V=151,936, four widths, all rows and half of them active). Peers come from DIR, as wheels.
-Every step appends JSON lines; what does not fit into the minutes is recorded as not run. Exit code
-1 when the build or a test fails: numbers of wrong kernels are not worth having.
+kernels against a device copy and AdamW against torch's, profiles one loss, fills the table of the
+vocabulary head's loss (T=8192, V=151,936, four widths, all rows and half of them active). Peers
+come from DIR, as wheels. Every step appends JSON lines; what does not fit into the minutes is
+recorded as not run. Exit code 1 when the build or a test fails: numbers of wrong kernels are not
+worth having.
 """
 
 import argparse
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> int:
     if options.sanitize:
         record(options.out, sanitize(), where)
     record(options.out, time_rows(), where)
+    record(options.out, time_adamw(), where)
     record(options.out, profile_loss(), where)
     for width in WIDTHS:
         for active in (1.0, 0.5):
@@ -228,6 +230,14 @@ def row_methods(inputs, other) -> tuple[dict, dict[str, int]]:
     if row_cuda._cuda.device_info(0)["capability"] >= 90:
         add("cuda cluster", row_cuda, path="cluster")
     return methods, moved
+
+
+def time_adamw() -> list[dict]:
+    """bench_adamw.py, beside this file, on 300 million parameters."""
+    import torch
+    from bench_adamw import run_cases
+
+    return run_cases(300e6, torch.device("cuda"), 20)
 
 
 def profile_loss() -> list[dict]:

@@ -152,15 +152,17 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _line(op: str, case: Case, name: str, mode: str) -> dict:
-    is_cuda = case.device.type == "cuda"
+    dtype = str(case.dtype).removeprefix("torch.")
+    line = {"op": op, "shape": case.shape, "dtype": dtype, "backend": name, "mode": mode}
+    return line | machine_fields(case.device)
+
+
+def machine_fields(device: torch.device) -> dict:
+    """What a line of a result says about where and when it was measured."""
+    is_cuda = device.type == "cuda"
     return {
-        "op": op,
-        "shape": case.shape,
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "backend": name,
-        "mode": mode,
         "gpu": torch.cuda.get_device_name() if is_cuda else None,
-        "cpu": None if is_cuda else _machine(case.device),
+        "cpu": None if is_cuda else _machine(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

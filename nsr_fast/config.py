@@ -67,6 +67,9 @@ class Config(BaseModel):
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping, global norm")
+    master_weights: Literal["device", "host", "stochastic"] = Field(
+        "device", description="float32 copies of bfloat16 weights; stochastic: rounding, no copies"
+    )
     minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
     epsilon: float = Field(0.2, gt=0, description="PPO clip range when minibatches > 1")
     epsilon_high: float | None = Field(None, gt=0, description="upper clip range; none: epsilon")

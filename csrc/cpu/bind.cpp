@@ -1,5 +1,6 @@
-// nsr_fast._cpu: the CPU row kernel behind raw addresses and integers, free of torch headers. The Python
-// side (kernels/row_cpu.py) checks shapes, dtypes and targets; here only what C++ itself relies on.
+// nsr_fast._cpu: the CPU kernels behind raw addresses and integers, free of torch headers. The Python
+// side (kernels/row_cpu.py, kernels/adamw.py) checks shapes, dtypes and targets; here only what C++ itself
+// relies on.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../adamw_bind.h"
 #include "rows.h"
 
 namespace py = pybind11;
@@ -14,25 +16,30 @@ using namespace nsr;
 
 namespace {
 
+struct Kernels {
+  const RowKernels& rows;
+  const AdamwKernels& adamw;
+};
+
 // Fastest first.
-std::vector<const RowKernels*> supported() {
-  std::vector<const RowKernels*> list;
+std::vector<Kernels> supported() {
+  std::vector<Kernels> list;
 #ifdef NSR_HAS_X86_ISAS
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    list.push_back(&kernels_avx512);
-  if (avx2) list.push_back(&kernels_avx2);
+    list.push_back({kernels_avx512, adamw_avx512});
+  if (avx2) list.push_back({kernels_avx2, adamw_avx2});
 #endif
-  list.push_back(&kernels_baseline);
+  list.push_back({kernels_baseline, adamw_baseline});
   return list;
 }
 
-const RowKernels& choose(const std::string& isa) {
-  static const std::vector<const RowKernels*> list = supported();
-  for (const RowKernels* kernels : list)
-    if (isa == "auto" || isa == kernels->isa) return *kernels;
+const Kernels& choose(const std::string& isa) {
+  static const std::vector<Kernels> list = supported();
+  for (const Kernels& kernels : list)
+    if (isa == "auto" || isa == kernels.rows.isa) return kernels;
   throw std::invalid_argument("isa: '" + isa + "' is not supported by this CPU");
 }
 
@@ -60,33 +67,45 @@ StatsOut make_out(const std::vector<uintptr_t>& p) {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
-  m.doc() = "CPU row kernel of the fused policy loss; called by nsr_fast.kernels.row_cpu.";
+  m.doc() = "CPU kernels of nsr_fast.kernels: the rows of the fused policy loss, AdamW.";
   py::class_<Tile>(m, "Tile").def(
       py::init(&make_tile), py::kw_only(), py::arg("logits"), py::arg("rows"), py::arg("vocab"),
       py::arg("stride"), py::arg("type"), py::arg("target"), py::arg("temperature"),
       py::arg("softcap"), py::arg("num_threads"));
   m.def("isas", [] {
     std::vector<std::string> names;
-    for (const RowKernels* kernels : supported()) names.push_back(kernels->isa);
+    for (const Kernels& kernels : supported()) names.push_back(kernels.rows.isa);
     return names;
   }, "Instruction sets this CPU can run, fastest first.");
   m.def("row_stats", [](const Tile& tile, const std::vector<uintptr_t>& out, const std::string& isa) {
     const StatsOut stats = make_out(out);
-    const RowKernels& kernels = choose(isa);
+    const RowKernels& kernels = choose(isa).rows;
     py::gil_scoped_release release;
     kernels.stats(tile, stats);
   });
   m.def("row_grad", [](const Tile& tile, uintptr_t lse, uintptr_t entropy, uintptr_t c, uintptr_t e,
                        const std::string& isa) {
-    const RowKernels& kernels = choose(isa);
+    const RowKernels& kernels = choose(isa).rows;
     py::gil_scoped_release release;
     kernels.grad(tile, {at<float>(lse), at<float>(entropy)}, {at<float>(c), at<float>(e)});
   });
   m.def("row_stats_grad", [](const Tile& tile, const std::vector<uintptr_t>& out, uintptr_t c,
                              uintptr_t e, const std::string& isa) {
     const StatsOut stats = make_out(out);
-    const RowKernels& kernels = choose(isa);
+    const RowKernels& kernels = choose(isa).rows;
     py::gil_scoped_release release;
     kernels.stats_grad(tile, stats, {at<float>(c), at<float>(e)});
+  });
+  bind_adamw(m);
+  m.def("adamw_step", [](const AdamwArgs& args, int num_threads, const std::string& isa) {
+    const AdamwKernels& kernels = choose(isa).adamw;
+    py::gil_scoped_release release;
+    kernels.step(args, num_threads);
+  });
+  m.def("sum_of_squares", [](uintptr_t x, int64_t count, bool is_half, int num_threads,
+                             const std::string& isa) {
+    const AdamwKernels& kernels = choose(isa).adamw;
+    py::gil_scoped_release release;
+    return kernels.sum_of_squares(at<void>(x), count, is_half, num_threads);
   });
 }

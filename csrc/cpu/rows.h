@@ -1,6 +1,8 @@
-// Interface between the binding and the row kernel, which is compiled once per instruction set.
+// Interface between the binding and the kernels, which are compiled once per instruction set.
 #pragma once
 #include <cstdint>
+
+#include "../adamw.h"
 
 namespace nsr {
 
@@ -42,5 +44,13 @@ struct RowKernels {
 
 // Defined by rows.cpp, one per object; the last two exist on x86-64 only.
 extern const RowKernels kernels_baseline, kernels_avx2, kernels_avx512;
+
+struct AdamwKernels {
+  void (*step)(const AdamwArgs&, int num_threads);
+  double (*sum_of_squares)(const void*, int64_t count, bool is_half, int num_threads);
+};
+
+// Defined by adamw.cpp.
+extern const AdamwKernels adamw_baseline, adamw_avx2, adamw_avx512;
 
 }  // namespace nsr

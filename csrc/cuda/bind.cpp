@@ -1,5 +1,6 @@
-// nsr_fast._cuda: the CUDA row kernels behind addresses and integers, free of torch headers. The
-// Python side (kernels/row_cuda.py) checks shapes and dtypes; here only what C++ itself relies on.
+// nsr_fast._cuda: the CUDA kernels behind addresses and integers, free of torch headers. The Python
+// side (kernels/row_cuda.py, kernels/adamw.py) checks shapes and dtypes; here only what C++ itself
+// relies on.
 #include <cuda_runtime.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "../adamw_bind.h"
+#include "adamw.h"
 #include "row.h"
 
 namespace py = pybind11;
@@ -124,7 +127,7 @@ std::vector<int> architectures() {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-  m.doc() = "CUDA row kernels of the fused policy loss; called by nsr_fast.kernels.row_cuda.";
+  m.doc() = "CUDA kernels of nsr_fast.kernels: the rows of the fused policy loss, AdamW.";
   m.def("architectures", &architectures);
   m.def("device_count", &device_count, "Number of CUDA devices; RuntimeError without a driver.");
   m.def("device_info", &device_info, py::arg("device"));
@@ -154,5 +157,10 @@ PYBIND11_MODULE(_cuda, m) {
     tile.args.e = at<float>(e);
     const DeviceGuard guard(tile.device);
     return name_of(row_stats_grad(tile.args, tile.dtype, wanted, tile.stream));
+  });
+  bind_adamw(m);
+  m.def("adamw_step", [](const AdamwArgs& args, int device, uintptr_t stream) {
+    const DeviceGuard guard(device);
+    adamw_step(args, at<void>(stream));
   });
 }

@@ -69,6 +69,13 @@ NSR_DEVICE const T* cluster_shared(const T* own, int rank) {
 NSR_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 NSR_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
 
+// Rounded to nearest even and never fused, whatever the compiler's flags.
+NSR_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+NSR_DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
+NSR_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+NSR_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+NSR_DEVICE float sqrt_rn(float a) { return __fsqrt_rn(a); }
+
 // 2^x with 2 ulp; results below 2^-126 become 0, exp2(-inf) = 0, NaN stays.
 NSR_DEVICE float exp2_fast(float x) {
   float y;

@@ -18,7 +18,8 @@
 #define blockDim (::simt::block_dim)
 
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
-static_assert(sizeof(uint4) == 16);
+struct alignas(8) uint2 { uint32_t x, y; };
+static_assert(sizeof(uint4) == 16 && sizeof(uint2) == 8);
 
 namespace nsr {
 
@@ -57,6 +58,13 @@ inline uint32_t as_bits(float value) {
   std::memcpy(&bits, &value, 4);
   return bits;
 }
+
+// Compiled with -ffp-contract=off.
+inline float add_rn(float a, float b) { return a + b; }
+inline float sub_rn(float a, float b) { return a - b; }
+inline float mul_rn(float a, float b) { return a * b; }
+inline float div_rn(float a, float b) { return a / b; }
+inline float sqrt_rn(float a) { return std::sqrt(a); }
 
 inline float exp2_fast(float x) {
   const float y = exp2f(x);

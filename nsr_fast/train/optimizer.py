@@ -1,17 +1,47 @@
 """AdamW on the policy's parameters, in place, so that the write reaches the engine's memory.
 
-Parameters below float32 get a float32 master copy: at a learning rate of 1e-6 a bfloat16 update
-would be rounded away. The master is stepped and rounded into the shared tensor.
+At a learning rate of 1e-6 bfloat16 rounds an update away. master_weights says what keeps it:
+    device      a float32 master of each bfloat16 parameter beside the moments: 12 bytes a parameter
+    host        masters and moments in host memory, of every parameter that is not there itself;
+                stepped by the CPU kernel on a copy of the gradient: 0 bytes on the device
+    stochastic  no master: the update is rounded stochastically: 8 bytes a parameter
+Parameters of float32 are stepped as they are. The step itself is kernels/adamw.py.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
+
+MasterWeights = Literal["device", "host", "stochastic"]
+
+
+@dataclass(slots=True)
+class ParameterState:
+    """AdamW's memory of one parameter, where it is stepped."""
+
+    parameter: nn.Parameter
+    exp_avg: Tensor  # float32, as the next two
+    exp_avg_sq: Tensor
+    master: Tensor | None
+    seed: int | None  # of the stochastic rounding
+    is_hosted: bool  # stepped on the CPU, from a copy of the gradient
+    num_steps: int = 0
 
 
 class PolicyOptimizer:
-    """AdamW (betas 0.9, 0.999), gradient clipping, constant learning rate after linear warm-up."""
+    """AdamW (betas 0.9, 0.999), gradient clipping, constant learning rate after linear warm-up.
+
+    parameters  float32 or bfloat16, contiguous (also views); gradients of either dtype
+    seed        of the stochastic rounding; a step's bits depend on it, the parameter's place in the
+                list and its step count alone
+    Raises      ValueError for a parameter of another dtype or layout
+    """
 
     def __init__(
         self,
@@ -21,17 +51,17 @@ class PolicyOptimizer:
         weight_decay: float,
         max_grad_norm: float,
         warmup_steps: int = 0,
+        master_weights: MasterWeights = "device",
+        seed: int = 0,
     ):
-        self._parameters = [p for p in parameters if p.requires_grad]
-        self._masters = [
-            p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
-            for p in self._parameters
+        parameters = [p for p in parameters if p.requires_grad]
+        self._states = [
+            _initial_state(p, master_weights, seed + (index << 32))
+            for index, p in enumerate(parameters)
         ]
-        self._adamw = torch.optim.AdamW(
-            self._masters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay
-        )
+        self._staging = Staging()
         self._learning_rate, self._warmup_steps = learning_rate, warmup_steps
-        self._max_grad_norm = max_grad_norm
+        self._weight_decay, self._max_grad_norm = weight_decay, max_grad_norm
         self.num_steps = 0
 
     @property
@@ -42,30 +72,139 @@ class PolicyOptimizer:
     def step(self) -> float:
         """Clip, update in place, clear the gradients; returns the gradient norm before clipping.
 
-        A non-finite gradient changes nothing and is returned as it is.
+        A non-finite gradient changes nothing and is returned as it is. Clipping is a factor inside
+        the step. On a GPU the steps are queued before the norm is known here: the factor of a
+        non-finite norm is NaN, which makes each of them do nothing.
         """
-        for parameter, master in zip(self._parameters, self._masters, strict=True):
-            if master is not parameter and parameter.grad is not None:
-                master.grad, parameter.grad = parameter.grad.float(), None
-        grad_norm = float(nn.utils.clip_grad_norm_(self._masters, self._max_grad_norm))
-        if torch.isfinite(torch.tensor(grad_norm)):
-            for group in self._adamw.param_groups:
-                group["lr"] = self.learning_rate
-            self._adamw.step()
-            self._write_back()
+        live = [s for s in self._states if s.parameter.grad is not None]
+        grads = [s.parameter.grad.contiguous() for s in live]
+        norm = gradient_norm(grads)
+        scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        scale = torch.where(norm.isfinite(), scale, torch.nan)
+        numbers = {"learning_rate": self.learning_rate, "weight_decay": self._weight_decay}
+        for state, grad in zip(live, grads):
+            if not state.is_hosted:
+                step_on_device_(state, grad, grad_scale=scale, **numbers)
+        grad_norm = float(norm)
+        if math.isfinite(grad_norm):
+            for state, grad in zip(live, grads):
+                if state.is_hosted:
+                    step_on_host_(state, grad, self._staging, grad_scale=float(scale), **numbers)
+                state.num_steps += 1
             self.num_steps += 1
-        self._adamw.zero_grad(set_to_none=True)
+        for state in live:
+            state.parameter.grad = None
         return grad_norm
 
     def state_dict(self) -> dict:
-        """AdamW's state, the number of steps, and the masters where there are any."""
-        masters = [
-            m.detach() for m, p in zip(self._masters, self._parameters, strict=True) if m is not p
+        """Everything a resumed run needs to take the same steps, bit for bit. The tensors are the
+        live ones. Masters are there for bfloat16 parameters, unless rounding is stochastic."""
+        states = [
+            {
+                "exp_avg": s.exp_avg,
+                "exp_avg_sq": s.exp_avg_sq,
+                "master": s.master if s.parameter.dtype != torch.float32 else None,
+                "seed": s.seed,
+                "num_steps": s.num_steps,
+            }
+            for s in self._states
         ]
-        return {"adamw": self._adamw.state_dict(), "steps": self.num_steps, "masters": masters}
+        return {"num_steps": self.num_steps, "parameters": states}
 
     @torch.no_grad()
-    def _write_back(self) -> None:
-        for parameter, master in zip(self._parameters, self._masters, strict=True):
-            if master is not parameter:
-                parameter.copy_(master)
+    def load_state_dict(self, saved: dict) -> None:
+        """Continue from a state_dict(); the parameters hold the saved weights already. Device and
+        host masters may be exchanged. ValueError when the state is of other parameters."""
+        theirs = saved["parameters"]
+        if len(theirs) != len(self._states):
+            want = f"the state of {len(self._states)} parameters"
+            raise ValueError(f"optimizer state: expected {want}, got {len(theirs)}")
+        for index, (state, other) in enumerate(zip(self._states, theirs)):
+            _check_saved(index, state, other)
+        for state, other in zip(self._states, theirs):
+            state.exp_avg.copy_(other["exp_avg"])
+            state.exp_avg_sq.copy_(other["exp_avg_sq"])
+            if state.master is not None:
+                has_master = other["master"] is not None
+                state.master.copy_(other["master"] if has_master else state.parameter)
+            state.seed, state.num_steps = other["seed"], other["num_steps"]
+        self.num_steps = saved["num_steps"]
+
+
+class Staging:
+    """Host buffers between a device and the CPU step, reused by every parameter.
+
+    They are page-locked for CUDA; masters and moments never travel, so those are not. Copies are
+    awaited one by one: nothing of the step overlaps.
+    """
+
+    def __init__(self):
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def like(self, name: str, x: Tensor) -> Tensor:
+        """A host tensor of x's shape and dtype; valid until `name` is asked for again."""
+        buffer = self._buffers.get((name, x.dtype))
+        if buffer is None or buffer.numel() < x.numel():
+            buffer = torch.empty(x.numel(), dtype=x.dtype, pin_memory=x.is_cuda)
+            self._buffers[name, x.dtype] = buffer
+        return buffer[: x.numel()].view(x.shape)
+
+
+def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
+    """One step where the parameter is; its master (if any) and moments lie there too."""
+    adamw_step_(
+        state.parameter,
+        grad,
+        state.exp_avg,
+        state.exp_avg_sq,
+        master=state.master,
+        seed=state.seed,
+        step=state.num_steps + 1,
+        **numbers,
+    )
+
+
+def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbers) -> None:
+    """One step on the CPU: the gradient is copied there, the result to the parameter."""
+    host_grad = staging.like("grad", grad).copy_(grad)
+    is_half = state.parameter.dtype != torch.float32
+    weight = staging.like("weight", state.parameter) if is_half else state.master
+    adamw_step_(
+        weight,
+        host_grad,
+        state.exp_avg,
+        state.exp_avg_sq,
+        master=state.master if is_half else None,
+        step=state.num_steps + 1,
+        **numbers,
+    )
+    with torch.no_grad():
+        state.parameter.copy_(weight)
+
+
+def _initial_state(p: nn.Parameter, master_weights: str, seed: int) -> ParameterState:
+    if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
+        got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
+        raise ValueError(f"parameters: expected contiguous float32 or bfloat16, got {got}")
+    is_hosted = master_weights == "host" and p.device.type != "cpu"
+    device = torch.device("cpu") if is_hosted else p.device
+    is_stochastic = master_weights == "stochastic" and p.dtype == torch.bfloat16
+    master = None
+    if is_hosted or (p.dtype == torch.bfloat16 and not is_stochastic):
+        master = p.detach().to(device).to(torch.float32, copy=True)
+    moments = (torch.zeros(p.shape, device=device) for _ in range(2))
+    return ParameterState(p, *moments, master, seed if is_stochastic else None, is_hosted)
+
+
+def _check_saved(index: int, state: ParameterState, other: dict) -> None:
+    shape = list(state.parameter.shape)
+    if list(other["exp_avg"].shape) != shape:
+        got = list(other["exp_avg"].shape)
+        raise ValueError(f"optimizer state: parameter {index}: expected {shape}, got {got}")
+    is_stochastic = state.seed is not None
+    if is_stochastic != (other["seed"] is not None):
+        was, cure = ("with", "device or host") if is_stochastic else ("without", "stochastic")
+        raise ValueError(
+            f"optimizer state: parameter {index} was trained {was} a master; "
+            f"resume with master_weights: {cure} and the dtype of the saved run"
+        )

@@ -102,6 +102,8 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         warmup_steps=config.warmup_steps,
+        master_weights=config.master_weights,
+        seed=config.seed,
     )
     return Learner(
         policy=policy,

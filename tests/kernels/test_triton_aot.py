@@ -1,7 +1,8 @@
 """Every Triton kernel compiled for four architectures, without a GPU.
 
 Asserted: shared memory within a block's limit, no stack frame (so no spills) on sm_90, tensor core
-instructions, 16-byte loads in the row kernel. Nothing is run.
+instructions, 16-byte loads in the row and AdamW kernels, IEEE arithmetic in the latter. Nothing is
+run.
 """
 
 import os
@@ -17,8 +18,8 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from nsr_fast.kernels import adamw_triton, row_triton  # noqa: E402
 from nsr_fast.kernels import linear_logprobs_triton as head  # noqa: E402
-from nsr_fast.kernels import row_triton  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     row_triton.IS_INTERPRETED, reason="TRITON_INTERPRET is set: nothing can be compiled"
@@ -28,7 +29,8 @@ ARCHITECTURES = [80, 90, 100, 120]
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 MATRIX_INSTRUCTION = {80: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
-INTEGERS = ("stride_row", "vocab", "num_tokens", "width", "split", "num_splits")
+INTEGERS = ("stride_row", "vocab", "num_tokens", "width", "split", "num_splits", "count")
+WORDS = ("key0", "key1")  # integers a call does not specialise on
 POINTERS = {"target_ptr": "*i64", "greedy_ptr": "*i1"}
 OPERANDS = ("logits_ptr", "hidden_ptr", "weight_ptr", "bias_ptr")
 
@@ -44,7 +46,7 @@ def empty_cache(tmp_path_factory):
         os.environ["TRITON_CACHE_DIR"] = previous
 
 
-def compile_for(arch: int, kernel, dtype: str, config: dict, **flags):
+def compile_for(arch: int, kernel, dtype: str, config: dict, *, pointers=POINTERS, **flags):
     """The compiled kernel, with the specialisation a call with aligned tensors gets."""
     constants = flags | {k: v for k, v in config.items() if k not in OPTIONS}
     signature, values, attributes = {}, {}, {}
@@ -52,14 +54,14 @@ def compile_for(arch: int, kernel, dtype: str, config: dict, **flags):
         if name in constants:
             signature[name], values[(i,)] = "constexpr", constants[name]
             continue
-        kind = "i32" if name in INTEGERS else "fp32"
+        kind = "i32" if name in (*INTEGERS, *WORDS) else "fp32"
         if name.endswith("_ptr"):
-            kind = f"*{dtype}" if name in OPERANDS else POINTERS.get(name, "*fp32")
+            kind = pointers.get(name, f"*{dtype}" if name in OPERANDS else "*fp32")
         signature[name] = kind
-        if kind != "fp32":
+        if kind != "fp32" and name not in WORDS:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
-    options = {k: config[k] for k in OPTIONS if k in config} | {"enable_fp_fusion": True}
+    options = {"enable_fp_fusion": True} | {k: config[k] for k in OPTIONS if k in config}
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
@@ -130,3 +132,35 @@ def test_head_kernels_compile_in_every_variant(arch, dtype):
     for softcap in (False, True):
         for bias in (False, True):
             check_split(arch, dtype, softcap=softcap, bias=bias)
+
+
+def check_adamw(arch: int, *, half: bool, half_grad: bool, master: bool, scale_ptr: bool) -> None:
+    flags = {"HAS_MASTER": master, "IS_HALF": half, "HAS_SCALE_PTR": scale_ptr}
+    if not master:
+        flags["master_ptr"] = None
+    if not scale_ptr:
+        flags["scale_ptr"] = None
+    pointers = {"weight_ptr": "*i16" if half else "*fp32"}
+    pointers["grad_ptr"] = "*bf16" if half_grad else "*fp32"
+    kernel, config = adamw_triton.adamw_kernel, adamw_triton.CONFIG
+    compiled = compile_for(arch, kernel, "fp32", config, pointers=pointers, **flags)
+    check_resources(compiled, arch)
+    ptx = compiled.asm["ptx"]
+    assert re.search(r"ld\.global[^;]*v4", ptx)
+    assert "div.rn.f32" in ptx and "sqrt.rn.f32" in ptx
+    assert "fma." not in ptx and ".ftz" not in ptx and "approx" not in ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_adamw_kernel_compiles(arch):
+    check_adamw(arch, half=True, half_grad=False, master=True, scale_ptr=True)
+    check_adamw(arch, half=True, half_grad=True, master=False, scale_ptr=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("half, master", [(False, False), (True, True), (True, False)])
+def test_adamw_kernel_compiles_in_every_variant(arch, half, master):
+    for half_grad in (False, True):
+        for scale_ptr in (False, True):
+            check_adamw(arch, half=half, half_grad=half_grad, master=master, scale_ptr=scale_ptr)

@@ -1,4 +1,4 @@
-"""Runs interpreted_triton.py with TRITON_INTERPRET=1, which needs a process of its own."""
+"""Runs interpreted_*.py with TRITON_INTERPRET=1, which needs a process of its own."""
 
 import os
 import subprocess
@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("triton")
 
 
-def test_triton_kernels_match_float64_in_the_interpreter():
+def test_triton_kernels_match_the_reference_in_the_interpreter():
     here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-x", str(here / "interpreted_triton.py")]
+    files = [str(here / name) for name in ("interpreted_triton.py", "interpreted_adamw.py")]
+    command = [sys.executable, "-m", "pytest", "-x", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

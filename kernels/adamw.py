@@ -1,0 +1,170 @@
+"""Fused AdamW: one pass over gradient and moments that writes the weight where it lies.
+
+kernels/adamw_reference.py states the formula; every backend gives its bits (a NaN may have another
+payload). A bfloat16 weight is written from a float32 master, or with stochastic rounding and no
+master: at a learning rate of 1e-6 rounding to nearest would lose nearly every update.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from nsr_fast.kernels import row_cpu
+from nsr_fast.kernels.adamw_native import sum_of_squares
+from nsr_fast.kernels.adamw_reference import AdamwScalars, rounding_key
+from nsr_fast.kernels.backends import resolve_backend
+from nsr_fast.kernels.checks import text
+
+_STEPS = {
+    "reference": ("nsr_fast.kernels.adamw_reference", "step_"),
+    "cpu": ("nsr_fast.kernels.adamw_native", "step_cpu_"),
+    "cuda": ("nsr_fast.kernels.adamw_native", "step_cuda_"),
+    "triton": ("nsr_fast.kernels.adamw_triton", "step_"),
+}
+# Kernels index with 32 bits; a longer tensor is stepped in pieces, each with its own rounding key.
+PIECE = 1 << 30
+
+
+def adamw_step_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    master: Tensor | None = None,
+    step: int,
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    grad_scale: float | Tensor = 1.0,
+    seed: int | None = None,
+    backend: str = "auto",
+) -> None:
+    """One AdamW step in place; the formula is in kernels/adamw_reference.py.
+
+    weight               [...]  float32 | bfloat16, contiguous, at any element address; overwritten
+    grad                 [...]  float32 | bfloat16, contiguous, the weight's shape; only read
+    exp_avg, exp_avg_sq  [...]  float32, contiguous; zeros before step 1; overwritten
+    master               [...]  float32, contiguous, of a bfloat16 weight: stepped in its place and
+                                rounded to it (to nearest even); None for a float32 weight
+    step                 counts from 1
+    grad_scale           factor of the gradient (clipping) as a float or a [] float32 tensor on the
+                         weight's device, which nothing waits for; a factor that is not finite
+                         leaves every tensor as it is
+    seed                 of the stochastic rounding of a bfloat16 weight without master: the bits
+                         are a hash of (seed, step, element), the same in every backend
+    Memory   bfloat16 weight and gradient: 28 bytes an element read and written with a master,
+             22 without; nothing is allocated (by "reference" it is)
+    NaN      an element whose gradient, moment or weight is NaN becomes NaN, alone
+    Raises   ValueError on shape, dtype, layout, device or range; RuntimeError if the backend is
+             absent. float64 weight and moments: "reference" only
+    Source   arXiv 1711.05101; checked by tests/kernels/test_adamw.py
+    """
+    _check(weight, grad, exp_avg, exp_avg_sq, master, seed)
+    _check_numbers(weight, step, learning_rate, beta1, beta2, eps, weight_decay, grad_scale)
+    step_ = step_function(weight, backend)
+    tensors = [None if x is None else x.detach().view(-1) for x in (weight, grad, exp_avg)]
+    tensors += [None if x is None else x.detach().view(-1) for x in (exp_avg_sq, master)]
+    scalars = {
+        "step_size": learning_rate / (1.0 - beta1**step),
+        "decay": learning_rate * weight_decay,
+        "blend1": 1.0 - beta1,
+        "beta2": beta2,
+        "blend2": 1.0 - beta2,
+        "inv_bias2_sqrt": 1.0 / math.sqrt(1.0 - beta2**step),
+        "eps": eps,
+        "grad_scale": grad_scale,
+    }
+    for piece, start in enumerate(range(0, weight.numel(), PIECE)):
+        key = None if seed is None else rounding_key(seed, step, piece)
+        parts = [None if x is None else x[start : start + PIECE] for x in tensors]
+        step_(*parts, AdamwScalars(**scalars, key=key))
+    torch.autograd.graph.increment_version(weight)
+
+
+def step_function(weight: Tensor, backend: str) -> Callable[..., None]:
+    """The step of the named backend for this weight; errors as resolve_backend raises them."""
+    if weight.dtype == torch.float64 and backend not in ("auto", "reference"):
+        raise ValueError(f"backend: {backend!r} takes float32 and bfloat16 weights, got float64")
+    module, name = _STEPS[resolve_backend(backend, weight.device, weight.dtype)]
+    return getattr(import_module(module), name)
+
+
+def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm [] float32 of all elements of `grads` (one device), which nothing waits for.
+
+    On the CPU sums are float64 above 16,384 elements (torch's float32 norm of 20 million normal
+    numbers is 1e-3 too small); elsewhere torch's. bfloat16 is squared in float32.
+    """
+    dtypes = (torch.float32, torch.bfloat16)
+    if all(g.dtype in dtypes and row_cpu.reason_unavailable(g.device) is None for g in grads):
+        total = sum(sum_of_squares(g.contiguous()) for g in grads)
+        return torch.tensor(math.sqrt(total), dtype=torch.float32)
+    norms = [
+        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).float()
+        for g in grads
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _check(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    seed: int | None,
+) -> None:
+    floats = (torch.float32, torch.bfloat16)
+    state = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtypes = {"weight": (*floats, torch.float64), "grad": (*floats, state)}
+    tensors = {"weight": weight, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    if master is not None:
+        tensors["master"] = master
+    for name, x in tensors.items():
+        allowed = dtypes.get(name, (state,))
+        is_alike = x.shape == weight.shape and x.device == weight.device
+        if x.dtype not in allowed or not is_alike or not x.is_contiguous():
+            names = " | ".join(dict.fromkeys(str(d).removeprefix("torch.") for d in allowed))
+            want = f"contiguous {list(weight.shape)} {names} on {weight.device}"
+            raise ValueError(f"{name}: expected {want}, got {text(x)} with strides {x.stride()}")
+    is_half = weight.dtype == torch.bfloat16
+    if master is not None and not is_half:
+        raise ValueError(
+            f"master: expected None for a weight of {weight.dtype}, got {text(master)}"
+        )
+    if (is_half and master is None) != (seed is not None):
+        want = "an integer for a bfloat16 weight without master, None for any other"
+        raise ValueError(f"seed: expected {want}, got {seed!r}")
+
+
+def _check_numbers(
+    weight: Tensor,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    grad_scale: float | Tensor,
+) -> None:
+    if step < 1:
+        raise ValueError(f"step: expected an integer >= 1, got {step!r}")
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"{name}: expected a number in [0, 1), got {beta!r}")
+    numbers = {"learning_rate": learning_rate, "eps": eps, "weight_decay": weight_decay}
+    for name, value in numbers.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+    if not isinstance(grad_scale, Tensor):
+        return
+    is_scalar = grad_scale.dim() == 0 and grad_scale.dtype == torch.float32
+    if not is_scalar or grad_scale.device != weight.device:
+        want = f"a float or [] float32 on {weight.device}"
+        raise ValueError(f"grad_scale: expected {want}, got {text(grad_scale)}")
