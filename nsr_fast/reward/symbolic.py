@@ -25,6 +25,7 @@ _FUNCTION_POWER = re.compile(
     r"(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\frac\{[^{}]*\}\{[^{}]*\}|\d*(?:\\[a-z]+|[a-z])|\d+)"
 )
 _CIS = re.compile(r"\\text\{cis\}(\([^()]*\)|[^()]+$)")
+_DOUBLED = re.compile(r"\(\(([^()]*)\)\)")
 _POINTS = (
     (sympy.Rational(1371, 1000), sympy.Rational(419, 1000)),
     (sympy.Rational(2713, 1000), sympy.Rational(-617, 1000)),
@@ -58,13 +59,16 @@ def formulas_equal(a: str, b: str) -> bool:
 @lru_cache(maxsize=4096)
 def parsed(text: str) -> sympy.Basic:
     """The sympy object of a formula."""
+    original, doubled = text, ""
+    while text != doubled:  # the parser takes longer with every bracket
+        doubled, text = text, _DOUBLED.sub(r"(\1)", text)
     text = _DEGREES.sub(r"\\frac{\1\\pi}{180}", text).replace("%", "")
     text = _CIS.sub(r"(\\cos(\1)+i\\sin(\1))", text)
     text = re.sub(r"\\lg(?![a-z])", r"\\log_{10}", text)
     text = _FUNCTION_POWER.sub(r"(\\\1(\3))^{\2}", text)
     found = parse(f"\\boxed{{{text}}}", _CONFIG, "no_fallback", parsing_timeout=None)
     if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
-        raise UnparsedError(text)
+        raise UnparsedError(original)
     if not isinstance(found[0], sympy.Expr):
         return found[0]
     exact = found[0].replace(lambda e: e.is_Float, lambda e: sympy.Rational(str(e)))
