@@ -34,7 +34,7 @@ class Config(BaseModel):
         "math", description="math, countdown, code, module:function or file.py:function"
     )
     drop_bad_golds: bool = Field(
-        False, description="drop rows whose answer does not verify against itself (math)"
+        False, description="drop rows whose answer does not verify against itself, or bad tests"
     )
     unsafe: bool = Field(
         False, description="run the programs of the code reward without a sandbox if none works"

@@ -102,12 +102,15 @@ class CodeReward:
         **columns: Sequence[object],
     ) -> Callable[[], list[float | None]]:
         """Starts the sandboxes; the call of what is returned waits for the rewards."""
-        futures = self.scores(completions, columns.get("tests", columns.get("answer", ())))
+        golds = columns.get("answer", [None] * len(completions))
+        tests = columns.get("tests", golds)
+        either = [gold if test is None else test for test, gold in zip(tests, golds, strict=True)]
+        futures = self.scores(completions, either)
         return lambda: [future.result().verdict.reward for future in futures]
 
     def scores(self, completions: Sequence[str], tests: Sequence[object]) -> "list[Future[Score]]":
         """A future score per completion; equal pairs run once."""
-        if len(tests) != len(completions):
+        if None in tests:
             raise InputError("reward: code needs a column tests in every row")
         if self._executor is None:
             self.start()

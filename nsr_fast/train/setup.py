@@ -77,6 +77,8 @@ def _rows(config: Config, data: str) -> list[dict]:
     rewards = [part.partition("*")[0].strip() for part in config.reward.split(",")]
     if "math" in rewards:  # every answer must verify against itself
         rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
+    if "code" in rewards:
+        rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds, are_tests=True)
     if "countdown" in rewards:
         for row in rows:
             try:

@@ -8,6 +8,7 @@ from nsr_fast.errors import InputError
 from nsr_fast.reward import load_reward, sandbox
 from nsr_fast.reward.code import CodeReward, verify_code
 from nsr_fast.reward.code_tests import outputs_match, program_of, read_tests
+from nsr_fast.reward.golds import usable_rows
 from nsr_fast.reward.sandbox import Limits, backend_problems
 
 QUICK = Limits(time_limit_s=1.5)
@@ -65,6 +66,10 @@ def test_reward_scores_rows_and_equal_programs_once():
     assert rewards == [1.0, -1.0, 1.0, -1.0]
     assert reward.statistics()["code/correct"] == 1.0
     assert reward([""], [good], [[]], tests=["?"]) == [None]
+    mixed = {"tests": [None, ADD], "answer": [json.dumps(ADD), "4"]}
+    assert reward([""] * 2, [good, bad], [[]] * 2, **mixed) == [1.0, -1.0]
+    with pytest.raises(InputError, match="column tests in every row"):
+        reward([""], [good], [[]], answer=[None])
 
 
 def test_without_a_sandbox_code_is_refused_unless_unsafe(monkeypatch):
@@ -125,3 +130,18 @@ def test_outputs_match_token_by_token():
     assert not outputs_match("1 2", "1 3") and not outputs_match("12", "1 2")
     assert not outputs_match("1000000000000000001", "1000000000000000000")
     assert not outputs_match("nan", "0.5") and not outputs_match("", "0.5")
+
+
+def test_tests_that_cannot_be_read_are_found_at_load():
+    rows = [
+        {"id": "a", "tests": ADD},
+        {"id": "b", "tests": "no test"},
+        {"id": "c", "answer": json.dumps({"inputs": ["1"], "outputs": ["2"]})},
+        {"id": "d", "tests": '{"inputs": ['},
+        {"id": "e", "tests": {"inputs": ["1"], "outputs": []}},
+        {"id": "f", "tests": ["assert add(1, == 2"]},
+    ]
+    with pytest.raises(InputError, match=r"4 of 6 tests cannot be read: rows 'b', 'd', 'e', 'f'"):
+        usable_rows(rows, are_tests=True)
+    kept = usable_rows(rows, are_tests=True, drop_bad_golds=True)
+    assert [row["id"] for row in kept] == ["a", "c"]
