@@ -33,8 +33,11 @@ class Config(BaseModel):
     reward: str = Field(
         "math", description="math, countdown, code, module:function or file.py:function"
     )
+    extract: Literal["boxed", "lenient", "paper"] = Field(
+        "boxed", description="math: the last box; else a stated answer; or the paper's own rule"
+    )
     drop_bad_golds: bool = Field(
-        False, description="drop rows whose answer does not verify against itself (math)"
+        False, description="drop rows whose answer does not verify against itself, or bad tests"
     )
     unsafe: bool = Field(
         False, description="run the programs of the code reward without a sandbox if none works"

@@ -2,14 +2,19 @@ r"""The final answer of a response: its last balanced \boxed{...} or \fbox{...},
 
 Text up to the last </think> is not an answer. Braces are matched, \{ and \} do not count. A box
 that never closes is a truncated answer, not a shorter one. An empty last box defers to the one
-before it. Boxes joined by nothing but "or", "and" or a comma are one answer with several values.
+before it. Boxes joined by nothing but "or", "and", a comma or "x =" are one answer with several
+values. A number may go without braces.
 """
 
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(?:\{|[0-9]+)|\\.|[{}]", re.DOTALL)
-_JOINT = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\text\{|\}|\b(?:or|and)\b)*")
+_NUMBER = r"[+-]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:/[0-9]+)?"
+_TOKEN = re.compile(rf"\\{{1,2}}(?:boxed|fbox)\s*(?:\{{|{_NUMBER})|\\.|[{{}}]", re.DOTALL)
+_UNBRACED = re.compile(rf"\\{{1,2}}(?:boxed|fbox)\s*({_NUMBER})")
+_JOINT = re.compile(
+    r"(?:[\s$,;]|\\[()\[\],; ]|\\text\{|\}|\b(?:or|and)\b|\b[a-zA-Z](?:_\{?\d\}?)?\s*=)*"
+)
 MAX_VALUES = 64
 _MAX_JOINT_CHARS = 40
 _BLANK = re.compile(r"(?:\s|~|\$|\\[,;:! ])*")
@@ -77,9 +82,8 @@ def _boxes(text: str) -> list[_Box]:
         elif token[-1] == "{" and len(token) > 2:
             found.append(_Box(match.start(), match.end(), None))
             stack.append(found[-1])
-        elif token[-1].isdigit() and len(token) > 2:
-            digits = len(token) - len(token.rstrip("0123456789"))
-            found.append(_Box(match.start(), match.end() - digits, match.end()))
+        elif number := _UNBRACED.fullmatch(token):
+            found.append(_Box(match.start(), match.start() + number.start(1), match.end()))
     return found
 
 

@@ -12,8 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from nsr_fast.errors import InputError
 from nsr_fast.reward.code_tests import CodeTests, outputs_match, program_of, read_tests
-from nsr_fast.reward.sandbox import Limits, chosen_backend, run_program
+from nsr_fast.reward.sandbox import KILLED, Limits, chosen_backend, run_program
 from nsr_fast.reward.verdict import Score, Verdict
+
+_REASONS = {"timeout": "deadline", "output": "too_much_output", "error": "raised"}
+_REASONS |= {"memory": "too_much_memory"}
 
 
 def verify_code(
@@ -40,18 +43,17 @@ def verify_code(
 def _judged(report: dict, wanted: CodeTests) -> Score:
     if "failed" in report:
         # A program can end the supervisor only by killing all it can reach: its own doing.
-        was_killed = report["failed"] == "the supervisor was killed"
+        was_killed = report["failed"] == KILLED
         verdict = Verdict.WRONG if was_killed else Verdict.UNSCORED
         return Score(verdict, "killed" if was_killed else f"crash: {report['failed']}")
     if wanted.statements:
         if report["passed"]:
             return Score(Verdict.CORRECT, "equal")
-        return Score(Verdict.WRONG, "deadline" if report["status"] == "timeout" else "different")
+        return Score(Verdict.WRONG, _REASONS.get(report["status"], "different"))
     results = report["results"]
     for result, expected in zip(results, wanted.outputs):
         if result["status"] != "ok":
-            reasons = {"timeout": "deadline", "output": "too_much_output", "error": "raised"}
-            return Score(Verdict.WRONG, reasons.get(result["status"], "different"))
+            return Score(Verdict.WRONG, _REASONS.get(result["status"], "different"))
         if not outputs_match(result["output"], expected):
             return Score(Verdict.WRONG, "different")
     is_complete = len(results) == len(wanted.outputs)
@@ -100,12 +102,15 @@ class CodeReward:
         **columns: Sequence[object],
     ) -> Callable[[], list[float | None]]:
         """Starts the sandboxes; the call of what is returned waits for the rewards."""
-        futures = self.scores(completions, columns.get("tests", columns.get("answer", ())))
+        golds = columns.get("answer", [None] * len(completions))
+        tests = columns.get("tests", golds)
+        either = [gold if test is None else test for test, gold in zip(tests, golds, strict=True)]
+        futures = self.scores(completions, either)
         return lambda: [future.result().verdict.reward for future in futures]
 
     def scores(self, completions: Sequence[str], tests: Sequence[object]) -> "list[Future[Score]]":
         """A future score per completion; equal pairs run once."""
-        if len(tests) != len(completions):
+        if None in tests:
             raise InputError("reward: code needs a column tests in every row")
         if self._executor is None:
             self.start()

@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nsr_fast.reward.score import (
     RewardFunction,
     accepted_arguments,
+    call_reward,
     checked_rewards,
     reward_name,
 )
@@ -32,6 +33,33 @@ class CombinedReward:
         calls = [self._checked(function, arguments) for function in self._functions]
         columns = await asyncio.gather(*calls)
         return [self._sum(rewards) for rewards in zip(*columns, strict=True)]
+
+    def statistics(self) -> dict[str, float]:
+        """Metrics of the functions that have any."""
+        merged: dict[str, float] = {}
+        for function in self._functions:
+            merged |= getattr(function, "statistics", dict)()
+        return merged
+
+    def submit(self, **arguments: list) -> Callable[[], list[float | None]]:
+        """Starts the functions with a `submit`; the call of what is returned runs the others."""
+        started = [
+            function.submit(**accepted_arguments(function, arguments))
+            if hasattr(function, "submit")
+            else None
+            for function in self._functions
+        ]
+
+        def collect() -> list[float | None]:
+            columns = [
+                call_reward(function, arguments)
+                if collect_one is None
+                else checked_rewards(collect_one(), arguments["id"], reward_name(function))
+                for function, collect_one in zip(self._functions, started)
+            ]
+            return [self._sum(rewards) for rewards in zip(*columns, strict=True)]
+
+        return collect
 
     async def _checked(
         self, function: RewardFunction, arguments: dict[str, list]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from nsr_fast.reward.rational import rational
+from nsr_fast.reward.regions import FLIPPED, region
 from nsr_fast.reward.structure import (
     Based,
     Collection,
@@ -24,33 +25,16 @@ from nsr_fast.reward.structure import (
     letters,
     shape_of,
 )
+from nsr_fast.reward.words import NUMBERS, SCALES, UNITS, option_and_rest, without_modulus
 
 Outcome = bool | None
 LeafEqual = Callable[[str, str], Outcome]
 MAX_ITEMS = 64
 
-_FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 _SETS = re.compile(r"\\(?:setminus|backslash|cap|mathbb|emptyset)(?![a-zA-Z])")
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+")
-_UNITS: dict[str, str] = {}
-for _names in (
-    "m meter meters metre metres",
-    "cm centimeter centimeters",
-    "mm millimeter millimeters",
-    "km kilometer kilometers",
-    "in inch inches",
-    "ft foot feet",
-    "mi mile miles",
-    "g gram grams",
-    "kg kilogram kilograms",
-    "s sec second seconds",
-    "min minute minutes",
-    "h hr hour hours",
-    "day days",
-    "dollar dollars",
-    "cent cents",
-):
-    _UNITS |= dict.fromkeys(_names.split(), _names.split()[0])
+_RATIO = re.compile(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)")
+_LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z]*\{)")
 
 
 def shapes_equal(a: Shape, b: Shape, leaf_equal: LeafEqual) -> Outcome:
@@ -69,10 +53,23 @@ def texts_equal(a: str, b: str, leaf_equal: LeafEqual) -> Outcome:
     """shapes_equal of two normalised texts."""
     if a == b:
         return True
+    a, b = without_modulus(a, b)
+    if (outcome := _options(a, b, leaf_equal)) is not None:
+        return outcome
     outcome = shapes_equal(shape_of(a), shape_of(b), leaf_equal)
     # Sets such as \mathbb{R} \setminus \{0\} have no shape here; algebra may know them.
     is_undecided = outcome is False and (_SETS.search(a) or _SETS.search(b))
     return leaf_equal(a, b) if is_undecided else outcome
+
+
+def _options(a: str, b: str, leaf_equal: LeafEqual) -> Outcome:
+    """True when one is an option with its letter, (B) 12, and the other its letter or value."""
+    given = option_and_rest(a), option_and_rest(b)
+    if (given[0] is None) == (given[1] is None):
+        return None
+    (letter, rest), other = (given[0], b) if given[0] else (given[1], a)
+    is_letter = letters(other) == letter and len(other) <= len("\\text{(b)}")
+    return True if is_letter or texts_equal(rest, other, leaf_equal) is True else None
 
 
 def rational_leaves(a: str, b: str) -> Outcome:
@@ -100,15 +97,20 @@ def _all(outcomes) -> Outcome:
 
 
 def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
-    if _UNITS.get(a.unit, a.unit) != _UNITS.get(b.unit, b.unit) and a.unit and b.unit:
-        both_known = a.unit in _UNITS and b.unit in _UNITS
+    if UNITS.get(a.unit, a.unit) != UNITS.get(b.unit, b.unit) and a.unit and b.unit:
+        both_known = a.unit in UNITS and b.unit in UNITS
         if both_known or {a.unit, b.unit} & {"%", "degree"}:
             return False
-    if ":" in a.text or ":" in b.text:  # a time or a ratio is compared as written
-        return letters(a.text) == letters(b.text) and (a.unit == b.unit or not (a.unit and b.unit))
+    if ":" in a.text or ":" in b.text:
+        return _times_or_ratios(a, b, leaf_equal)
     if letters(a.text) == letters(b.text) and a.text.isalpha() and b.text.isalpha():
         return len(a.text) == 1 or a.text == b.text
     outcome = leaf_equal(a.text, b.text)
+    for x, y in ((a, b), (b, a)):
+        scale = next((n for word, n in SCALES.items() if x.unit.startswith(word)), 0)
+        if scale and outcome is not True:
+            scaled = leaf_equal(f"{x.text}\\cdot10^{{{scale}}}", y.text)
+            outcome = _either(outcome, scaled)
     if outcome is not True and (a.unit == "%") != (b.unit == "%"):
         number, percent = (b, a) if a.unit == "%" else (a, b)
         outcome = _either(outcome, leaf_equal(number.text, f"\\frac{{{percent.text}}}{{100}}"))
@@ -120,18 +122,25 @@ def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
     return outcome
 
 
+def _times_or_ratios(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
+    """A time is compared as written; a ratio may be reduced, or written as a fraction."""
+    if letters(a.text) == letters(b.text):
+        return a.unit == b.unit or not (a.unit and b.unit)
+    x, y = (_RATIO.sub(r"\\frac{\1}{\2}", leaf.text) for leaf in (a, b))
+    are_times = all(re.fullmatch(r"\d{1,2}:\d\d", leaf.text) for leaf in (a, b))
+    return not are_times and ":" not in x + y and leaf_equal(x, y)
+
+
 def _either(a: Outcome, b: Outcome) -> Outcome:
     if True in (a, b):
         return True
     return None if None in (a, b) else False
 
 
-def _words(a: Words, b: Words, leaf_equal: LeafEqual) -> Outcome:
-    return a.key == b.key
-
-
 def _words_and_any(a: Words, b: Shape, leaf_equal: LeafEqual) -> Outcome:
-    return isinstance(b, Leaf) and a.key == letters(b.text + b.unit) != ""
+    if not isinstance(b, Leaf):
+        return False
+    return a.key == letters(b.text + b.unit) != "" or NUMBERS.get(a.key) == b.text
 
 
 def _sequences(a: Sequence, b: Sequence, leaf_equal: LeafEqual) -> Outcome:
@@ -150,7 +159,12 @@ def _unordered(a: Collection | Union, b: Collection | Union, leaf_equal: LeafEqu
 
 
 def _grouped(a: Collection, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
-    """60,120 is a number with a thousands comma, but against a list it is a list."""
+    """60,120 is a number with a thousands comma, but against a list it is a list.
+
+    A list that only repeats one value, 3/4 or 0.75, is that value.
+    """
+    if all(shapes_equal(item, b, leaf_equal) is True for item in a.items):
+        return True
     if not _GROUPED.fullmatch(b.text):
         return False
     items = tuple(Leaf(number, b.unit) for number in b.text.split(","))
@@ -203,12 +217,12 @@ def _relations(a: Relation, b: Relation, leaf_equal: LeafEqual) -> Outcome:
     if len(a.signs) != 1 or len(b.signs) != 1:
         return _chains(a, b, leaf_equal)
     same = _same_sides(a, b, leaf_equal)
-    flipped = Relation(b.parts[::-1], (_FLIPPED.get(b.signs[0], ""),))
+    flipped = Relation(b.parts[::-1], (FLIPPED.get(b.signs[0], ""),))
     if same is True or _same_sides(a, flipped, leaf_equal) is True:
         return True
     # One side of an equation is a multiple of the other: decided by the leaf function.
     for other in (b, flipped):
-        if other.signs == a.signs and a.signs[0] in _FLIPPED:
+        if other.signs == a.signs and a.signs[0] in FLIPPED:
             return leaf_equal(_as_text(a), _as_text(other))
     return False
 
@@ -234,40 +248,12 @@ def _as_text(relation: Relation) -> str:
 def _relation_and_any(a: Relation, b: Shape, leaf_equal: LeafEqual) -> Outcome:
     """x = 5 against 5; x >= 5 against an interval; 3 + 4 = 7 when every part equals b."""
     if set(a.signs) == {"="}:
-        values = a.parts[1:] if is_variable(a.parts[0]) else a.parts
+        values = a.parts[1:] if _is_name(a.parts[0], a.parts[-1]) else a.parts
         if len(values) > 1 and is_variable(a.parts[-1]):
             values = a.parts[:-1]
         return _all(shapes_equal(shape_of(value), b, leaf_equal) for value in values)
     as_region = region(a)
     return False if as_region is None else shapes_equal(as_region[1], b, leaf_equal)
-
-
-def region(relation: Relation) -> tuple[str, Shape] | None:
-    """(variable, interval or union) of an inequality in one variable alone on its side."""
-    parts, signs = relation.parts, relation.signs
-    if len(signs) == 1 and signs[0] in _FLIPPED and signs[0] != "=":
-        if not is_variable(parts[0]):
-            parts, signs = parts[::-1], (_FLIPPED[signs[0]],)
-        if is_variable(parts[0]) and not is_variable(parts[1]):
-            return parts[0], _half_line(signs[0], shape_of(parts[1]))
-    if len(signs) == 2 and is_variable(parts[1]):
-        if set(signs) <= {">", "\\ge"}:
-            parts, signs = parts[::-1], tuple(_FLIPPED[sign] for sign in signs[::-1])
-        if set(signs) <= {"<", "\\le"}:
-            opening, closing = "(" if signs[0] == "<" else "[", ")" if signs[1] == "<" else "]"
-            ends = (shape_of(parts[0]), shape_of(parts[2]))
-            return parts[1], Sequence(opening, closing, ends)
-    return None
-
-
-def _half_line(sign: str, end: Shape) -> Shape:
-    infinity, minus_infinity = Leaf("\\infty"), Leaf("-\\infty")
-    if sign in (">", "\\ge"):
-        return Sequence("(" if sign == ">" else "[", ")", (end, infinity))
-    if sign in ("<", "\\le"):
-        return Sequence("(", ")" if sign == "<" else "]", (minus_infinity, end))
-    below = Sequence("(", ")", (minus_infinity, end))
-    return Union((below, Sequence("(", ")", (end, infinity))))
 
 
 def _assignments(a: Sequence, b: Collection, leaf_equal: LeafEqual) -> Outcome:
@@ -280,9 +266,24 @@ def _assignments(a: Sequence, b: Collection, leaf_equal: LeafEqual) -> Outcome:
     return _all(shapes_equal(x, y, leaf_equal) for x, y in zip(a.items, relations))
 
 
+def _is_name(text: str, value: str) -> bool:
+    r"""Whether text = value only says what has the value: x, m+n, |AB|, f(g(2)), \frac{dy}{dx}."""
+    is_constant = not _LETTER.search(value.replace("\\pi", ""))
+    is_derivative = text.startswith("\\frac{d")
+    return is_variable(text) or is_derivative or (is_constant and bool(_LETTER.search(text)))
+
+
+def _named_point(a: Sequence, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
+    """(2,3) against P(2,3)."""
+    is_point = re.fullmatch(r"[A-Z]'?\(.*,.*\)", b.text) and not b.unit
+    return is_point is not None and shapes_equal(
+        a, shape_of(b.text.lstrip("'" + b.text[0])), leaf_equal
+    )
+
+
 _RULES = (
     ((Leaf, Leaf), _leaves),
-    ((Words, Words), _words),
+    ((Words, Words), lambda a, b, _: a.key == b.key),
     ((Sequence, Sequence), _sequences),
     ((Collection, Collection), _unordered),
     ((Union, Union), _unordered),
@@ -292,6 +293,7 @@ _RULES = (
     ((Matrix, Sequence), _vector),
     ((Sequence, Collection), _assignments),
     ((Collection, Leaf), _grouped),
+    ((Sequence, Leaf), _named_point),
     ((Relation, (Leaf, Sequence, Collection, Union, Matrix, Based, Words)), _relation_and_any),
     ((Words, object), _words_and_any),
 )

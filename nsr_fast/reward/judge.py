@@ -15,6 +15,8 @@ Golds = tuple[str, ...]
 
 def quick_judgement(golds: Golds, candidate: str) -> Score | None:
     """The score where no algebra is needed to know it."""
+    if not candidate:
+        return Score(Verdict.WRONG, "no_answer")
     if candidate in golds:
         return Score(Verdict.CORRECT, "equal")
     if complexity(candidate) is not None:
@@ -55,5 +57,5 @@ def full_judgement(
         return Score(Verdict.CORRECT, "equal")
     if None not in outcomes:
         return Score(Verdict.WRONG, "different")
-    is_gold = any(text in gold for text in unparsed for gold in golds)
+    is_gold = any(text not in candidate for text in unparsed)
     return Score(Verdict.UNSCORED, "bad_gold") if is_gold else Score(Verdict.WRONG, "unparsed")

@@ -6,7 +6,8 @@ deadline; what fails here is compared as text only. Linear in the length of the 
 
 import re
 
-MAX_DEPTH = 48
+MAX_DEPTH = 24
+MAX_BARS = 32
 MAX_TOKENS = 1200
 MAX_DIGITS = 400
 MAX_EXPONENT = 100_000
@@ -28,6 +29,8 @@ def complexity(text: str) -> str | None:
         return f"more than {MAX_TOKENS} symbols"
     if _depth(text) > MAX_DEPTH:
         return f"brackets more than {MAX_DEPTH} deep"
+    if text.count("|") > MAX_BARS:
+        return f"more than {MAX_BARS} bars"
     if not (_factorials_are_small(text) and _binomials_are_small(text)):
         return f"a factorial above {MAX_FACTORIAL} or a binomial above {MAX_BINOMIAL}"
     return None if _powers_are_small(text) else "a power too large"
@@ -53,7 +56,9 @@ def _factorials_are_small(text: str) -> bool:
             is_small = not re.search(r"[!^]", group) and _largest(group) <= MAX_FACTORIAL
         else:
             digits = re.search(r"\d*$", before).group()
-            is_small = int(digits or 0) <= (MAX_FACTORIAL if match.group(2) == "!" else 6)
+            is_single = match.group(2) == "!"
+            is_small = int(digits or 0) <= (MAX_FACTORIAL if is_single else 6)
+        is_small = is_small and len(match.group(2)) <= 2
         if not is_small:
             return False
     return True

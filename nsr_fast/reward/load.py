@@ -23,10 +23,11 @@ BUILT_IN = {
 }
 
 
-def load_reward(spec: str, *, unsafe: bool = False) -> RewardFunction:
+def load_reward(spec: str, *, unsafe: bool = False, extract: str = "boxed") -> RewardFunction:
     """The reward function called `spec`, built in or the user's own; see CombinedReward for lists.
 
     unsafe   lets the code reward run programs without a sandbox where none works
+    extract  where the math reward finds the answer: boxed, lenient or paper (see MathVerifier)
     A function with worker processes starts them here, before CUDA is in use.
     Raises InputError: no such module, file or function; import errors; not callable; bad weight
     """
@@ -36,10 +37,11 @@ def load_reward(spec: str, *, unsafe: bool = False) -> RewardFunction:
         reward = pairs[0][0]
     else:
         reward = CombinedReward([function for function, _ in pairs], [w for _, w in pairs])
+    options = {"extract": extract} | ({"unsafe": True} if unsafe else {})
     for function, _ in pairs:
         if hasattr(function, "start"):
-            takes_unsafe = "unsafe" in inspect.signature(function.start).parameters
-            function.start(**({"unsafe": True} if unsafe and takes_unsafe else {}))
+            taken = inspect.signature(function.start).parameters
+            function.start(**{name: value for name, value in options.items() if name in taken})
     return reward
 
 

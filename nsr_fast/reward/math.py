@@ -28,6 +28,7 @@ class MathReward:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._verifier: MathVerifier | None = None
+        self._options: dict[str, object] = {"extract": "boxed"}
         self.__qualname__ = "math_reward"
 
     def __call__(
@@ -62,16 +63,18 @@ class MathReward:
                 atexit.register(self._verifier.close)
             return self._verifier
 
-    def start(self, **options: object) -> None:
+    def start(self, *, extract: str = "boxed", **options: object) -> None:
         """Starts the workers with MathVerifier's options: call it before CUDA is in use."""
+        options["extract"] = extract
         with self._lock:
-            if self._verifier is not None:
-                if not options:
-                    return
-                atexit.unregister(self._verifier.close)
-                self._verifier.close()
-            self._verifier = MathVerifier(**options)
+            old = self._verifier
+            if old is not None and options == self._options:
+                return
+            self._verifier, self._options = MathVerifier(**options), options
             atexit.register(self._verifier.close)
+            if old is not None:
+                atexit.unregister(old.close)
+                old.close()
 
     def statistics(self) -> dict[str, float]:
         """Metrics of the verifier so far."""

@@ -7,6 +7,8 @@ inside \text{...}. Two answers with the same result are the same answer.
 import re
 import unicodedata
 
+from nsr_fast.reward.cleanup import cleaned, phrased
+
 _SIGNS = {"÷": "/", "∕": "/", "⁄": "/", "′": "'", "∣": "|", "‖": r"\|", "ℝ": r"\mathbb{R}"}
 _SIGNS |= dict.fromkeys("−–—‐", "-") | dict.fromkeys("⋅·∙", r"\cdot ")
 _SIGNS |= dict.fromkeys("≤⩽", r"\le ") | dict.fromkeys("≥⩾", r"\ge ") | {"°": r"^{\circ}"}
@@ -45,6 +47,7 @@ _FONT = re.compile(
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\ | )\d{3})+(?![\d])")
 _FRACTION_THOUSANDS = re.compile(r"(\\frac\{(?:[^{}]*\}\{)?)(\d{1,3}(?:,\d{3})+)(?=\})")
+_LETTERS = re.compile(r"[A-Z](?:(?:, *(?:and |or )?| and | or )[A-Z])+")
 _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+) */ *(\d+)")
 _FUNCTION_NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan arccot arccsc sinh cosh tanh ln log exp lg max "
@@ -61,6 +64,7 @@ _SHORT_WORDS = frozenset(_SHORT_WORD_LIST.split())
 
 def normalised(text: str) -> str:
     r"""The canonical spelling: no blanks but one after a command and inside \text{...}."""
+    text = cleaned(text)
     text = _SUPERSCRIPT.sub(lambda m: "^{" + _nfkc(m.group()).replace("−", "-") + "}", text)
     text = _SUBSCRIPT.sub(lambda m: "_{" + _nfkc(m.group()) + "}", text)
     text = _nfkc(_FRACTION.sub(_vulgar_fraction, text).translate(_TRANSLATE))
@@ -76,7 +80,7 @@ def normalised(text: str) -> str:
     text = re.sub(r"(?<![\^_}a-zA-Z])\{(\\text\{[^{}]*\}|[0-9A-Z]+(?=\}_))\}", r"\1", text)
     text = re.sub(r"\\frac +(\d) +(\d)", r"\\frac{\1}{\2}", _braced_scripts(text))
     text = re.sub(r"(?<=\d) +(?=\d)", ",", text)
-    text = _braced(_packed(text)).removeprefix("\\approx")
+    text = phrased(_braced(_packed(text)).removeprefix("\\approx"))
     return text.replace(_NEWLINE, "\\\\").rstrip(".,;: ")
 
 
@@ -106,6 +110,8 @@ def _without_fonts(text: str) -> str:
 
 def _without_font(match: re.Match) -> str:
     inner = match.group(1).strip()
+    if _LETTERS.fullmatch(inner):
+        return re.sub(r"[, ]*(and|or) ", r"\\TEXT{\1}", inner)
     is_word_font = _WORD_FONT.match(match.group())
     if inner in _FUNCTIONS and not (is_word_font and inner == "min"):
         return f"\\{inner} "
@@ -159,4 +165,5 @@ def _braced(text: str) -> str:
     text = re.sub(rf"\\frac ?{one}(?=\S)", r"\\frac{\1}", text)
     text = re.sub(rf"(\\frac\{{[^{{}}]*(?:\{{[^{{}}]*\}}[^{{}}]*)*\}}) ?{one}", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
-    return re.sub(r"\\sqrt ?(\d+|[a-zA-Z]|\\[a-zA-Z]+)", r"\\sqrt{\1}", text)
+    root = r"(\\sqrt(?:\[\d+\])?) ?(\d+|[a-zA-Z]|\\[a-zA-Z]+)"
+    return re.sub(root, r"\1{\2}", text)

@@ -21,7 +21,7 @@ from pathlib import Path
 from nsr_fast.reward.verdict import Score, Verdict
 
 START_DEADLINE_S = 120.0
-MAX_WAITS = 4  # deadlines in wall time; the time a child waits for a core does not count
+MAX_WAITS = 4  # deadlines in wall time; only the time a child has a core counts
 _ROOT = Path(__file__).parents[2]
 
 
@@ -29,8 +29,8 @@ class WorkerPool:
     """Judges (golds, candidate) pairs in worker processes.
 
     num_workers  processes; they start at once, before CUDA is touched, and never import torch
-    deadline_s   of one item, time in the run queue aside; a late child is killed and replaced,
-                 its item is unscored
+    deadline_s   of one item, counted while the child has a core (and four times as much in all);
+                 a late child is killed and replaced, its item is unscored
     memory_mb    address space of a child
     """
 
@@ -126,7 +126,7 @@ class _Worker:
 
     def ask(self, request: dict) -> dict:
         """The child's reply, or an unscored one after a deadline or a crash; is_ready() before."""
-        start, waited_s = time.monotonic(), _waited_s(self._child)
+        start, used_s = time.monotonic(), _used_s(self._child)
         self._last_id += 1
         try:
             message = json.dumps({**request, "id": self._last_id}).encode() + b"\n"
@@ -137,10 +137,11 @@ class _Worker:
         reply = self._reply(self._deadline_s)
         while reply is None and self._process.poll() is None:
             elapsed_s = time.monotonic() - start
-            ran_s = elapsed_s - (_waited_s(self._child) - waited_s)
+            now_s = _used_s(self._child)
+            ran_s = elapsed_s if used_s is None or now_s is None else now_s - used_s
             if ran_s > 0.98 * self._deadline_s or elapsed_s > MAX_WAITS * self._deadline_s:
                 break
-            reply = self._reply(self._deadline_s - ran_s)
+            reply = self._reply(max(self._deadline_s - ran_s, 0.02))
         if reply is None:
             if self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -206,9 +207,9 @@ class _Worker:
         return json.loads(line)
 
 
-def _waited_s(pid: int) -> float:
-    """Time that a process has waited for a core; 0 where the system does not tell."""
+def _used_s(pid: int) -> float | None:
+    """Time that a process has had a core; None where the system does not tell."""
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except (OSError, IndexError):
-        return 0.0
+        return None

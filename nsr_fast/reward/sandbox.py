@@ -16,16 +16,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from nsr_fast.errors import InputError
+from nsr_fast.reward.code_steps import Step, steps_of
 
+KILLED = "the supervisor was killed"
 BACKENDS = ("bwrap", "unshare")
 _FIRST_UID, _NUM_UIDS = 200_000, 400_000
-_START_S = 20.0
-_LAUNCHER = Path(__file__).with_name("sandbox_launcher.py").read_text(encoding="utf-8")
+_START_S, _SLACK_S = 20.0, 5.0
+_LAUNCHER = "\n".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("sandbox_values.py", "sandbox_child.py", "sandbox_launcher.py")
+)
+_TMPFS = ["--perms", "1777", "--size", str(64 << 20), "--tmpfs"]
+_WRITABLE = [*_TMPFS, "/tmp", *_TMPFS, "/dev/shm", "--remount-ro", "/dev"]
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 # $1 is an empty folder; $2 the folders to show, colon-separated; the command follows.
@@ -42,7 +50,8 @@ for folder in $folders; do
 done
 unset IFS
 mkdir -p "$root/proc" "$root/tmp" "$root/dev"
-chmod 1777 "$root/tmp"
+mkdir -p "$root/dev/shm"
+chmod 1777 "$root/tmp" "$root/dev/shm"
 mount -t proc proc "$root/proc"
 for device in null zero urandom; do
   touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
@@ -73,6 +82,8 @@ def run_program(
 ) -> dict:
     """Runs `code` once per input, or once followed by `tests` (statements with asserts).
 
+    Expected outputs, and the values that asserts compare a call with, never enter the sandbox.
+
     backend  "auto", "bwrap", "unshare" or "none"
     Returns  inputs: {"results": [{"status": ok | error | timeout | output, "output": text}, ...]},
              up to the first that is not ok; tests: {"passed": bool, "status": done | timeout};
@@ -86,14 +97,25 @@ def run_program(
     mode = "assert" if tests else "stdio"
     config = {**asdict(limits), "code": code, "inputs": list(inputs), "mode": mode, "uid": uid}
     frames = _frame({**config, "is_isolated": backend != "none"})
+    steps = steps_of(tests)
     if tests:
-        frames += _frame({"tests": list(tests), "token": token})
-    wall_s = _START_S + limits.time_limit_s * max(1, len(inputs)) * 3
-    report = _report(backend, frames, wall_s)
+        sent = [("v" if step.is_value else "x", step.text) for step in steps]
+        frames += _frame({"steps": sent, "token": token})
+    run_s = limits.time_limit_s * max(1, len(inputs)) * 3 + _SLACK_S
+    report = _report(backend, frames, run_s)
     if "token" in report:
         passed = secrets.compare_digest(str(report["token"]).encode(), token.encode())
+        passed = passed and _all_pass(steps, report.get("replies", []))
         return {"passed": passed, "status": report.get("status", "done")}
     return report
+
+
+def _all_pass(steps: list[Step], replies: list[str]) -> bool:
+    try:
+        values = [json.loads(text) for text in replies]
+    except (ValueError, RecursionError):
+        return False
+    return len(values) == len(steps) and all(s.passes(v) for s, v in zip(steps, values))
 
 
 @lru_cache(maxsize=1)
@@ -134,8 +156,8 @@ def _frame(message: dict) -> bytes:
     return len(data).to_bytes(8, "little") + data
 
 
-def _report(backend: str, frames: bytes, wall_s: float) -> dict:
-    """What the supervisor in the sandbox reports."""
+def _report(backend: str, frames: bytes, run_s: float) -> dict:
+    """What the supervisor in the sandbox reports, within run_s of its start."""
     with tempfile.TemporaryDirectory(prefix="nsr_fast_") as folder:
         process = subprocess.Popen(
             _command(backend, folder),
@@ -147,17 +169,36 @@ def _report(backend: str, frames: bytes, wall_s: float) -> dict:
             env=_ENVIRONMENT,
         )
         try:
-            output, errors = process.communicate(frames, timeout=wall_s)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"no report within {wall_s:.0f} s"}
+            output, errors = _communicated(process, frames, run_s)
+        except subprocess.TimeoutExpired as error:
+            return {"failed": KILLED if error.output else f"no start within {_START_S:.0f} s"}
         finally:
             _kill_group(process)
     try:
         report = json.loads(output)
     except ValueError:
         lines = errors.decode("utf-8", "replace").strip().splitlines()
-        return {"failed": lines[-1][:200] if lines else "the supervisor was killed"}
+        has_started = output.startswith(b" ")
+        return {"failed": KILLED if has_started or not lines else lines[-1][:200]}
     return report if isinstance(report, dict) else {"failed": "no report"}
+
+
+def _communicated(process: subprocess.Popen, frames: bytes, run_s: float) -> tuple[bytes, bytes]:
+    """Output and errors; TimeoutExpired when the start or the run behind it takes too long.
+
+    A program can stop its supervisor, and then only the host's clock ends it.
+    """
+    end, has_started = time.monotonic() + _START_S, False
+    unsent: bytes | None = frames
+    while True:
+        try:
+            return process.communicate(unsent, timeout=0.5)
+        except subprocess.TimeoutExpired as error:
+            unsent = None  # a second call goes on with the first one's input
+            if error.output and not has_started:
+                end, has_started = time.monotonic() + run_s, True
+            if time.monotonic() > end:
+                raise
 
 
 def _kill_group(process: subprocess.Popen) -> None:
@@ -174,14 +215,15 @@ def _command(backend: str, folder: str) -> list[str]:
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
         script = ["sh", "-c", _UNSHARE_SCRIPT, "sandbox", folder, ":".join(_shown_folders())]
-        return ["unshare", *user, *spaces, *script, *python]
+        return [shutil.which("unshare") or "unshare", *user, *spaces, *script, *python]
     if backend == "none":
         return python
     raise ValueError(f"backend: expected auto, bwrap, unshare or none, got {backend!r}")
 
 
 def _bwrap() -> list[str]:
-    command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--chdir", "/tmp"]
+    path = shutil.which("bwrap") or "bwrap"  # the sandbox's PATH is not the user's
+    command = [path, "--die-with-parent", "--new-session", "--clearenv", "--chdir", "/tmp"]
     if os.geteuid() == 0:  # no user namespace needed; the launcher changes to another user
         command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
         command += ["--unshare-cgroup-try", "--cap-drop", "ALL", "--cap-add", "CAP_SETUID"]
@@ -197,7 +239,7 @@ def _bwrap() -> list[str]:
         command += (
             ["--symlink", os.readlink(folder), folder] if is_link else ["--ro-bind", folder, folder]
         )
-    return [*command, "--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
+    return [*command, "--proc", "/proc", "--dev", "/dev", *_WRITABLE]
 
 
 @lru_cache(maxsize=1)

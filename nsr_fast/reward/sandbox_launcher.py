@@ -1,9 +1,10 @@
 """Runs inside the sandbox as the supervisor of one program; passed to Python as text.
 
 Standard input holds two frames (8 bytes of length, then JSON): the program with its limits, and for
-assert tests the tests with a token. The program runs in a forked child that has neither frame two
-nor a way to the supervisor's descriptors; the token comes back only from behind the last assert.
-Imports nothing of ours.
+assert tests the steps of code_steps.py with a token. The program runs in a forked child that gets
+one step at a time and, behind the last, the token to return. A blank on standard output says that
+the program is about to start. Follows the texts of sandbox_values.py and
+sandbox_child.py, whose functions it uses; imports nothing of ours.
 """
 
 import contextlib
@@ -13,9 +14,7 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
-import types
 
 CAPABILITY_VERSION_3 = 0x20080522
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
@@ -24,6 +23,7 @@ PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 def main():
     config = frame()
     drop_privileges(config)
+    os.write(1, b" ")
     run = run_asserts if config["mode"] == "assert" else run_inputs
     report = json.dumps(run(config)).encode()
     while report:
@@ -34,16 +34,6 @@ def frame():
     """The next frame of standard input, read to its last byte and no further."""
     size = int.from_bytes(exactly(0, 8), "little")
     return json.loads(exactly(0, size))
-
-
-def exactly(fd, size):
-    data = bytearray()
-    while len(data) < size:
-        chunk = os.read(fd, min(size - len(data), 1 << 20))
-        if not chunk:
-            sys.exit(3)
-        data += chunk
-    return bytes(data)
 
 
 def drop_privileges(config):
@@ -96,94 +86,55 @@ def run_inputs(config):
 
 
 def run_asserts(config):
-    """{"token": ...} when the child came past its last assert."""
+    """{"replies", "token"} of the child; the token only when it came past its last step."""
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
     pid = fork()
     if pid == 0:
         os.close(from_child)
         os.close(to_child)
-        tests_at, result_at = os.dup2(from_parent, 40), os.dup2(to_parent, 41)
+        steps_at, replies_at = os.dup2(from_parent, 40), os.dup2(to_parent, 41)
         enter(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY), config)
         os.closerange(42, 64)
-        flush_and_exit(assert_all(config["code"], tests_at, result_at))
+        flush_and_exit(serve_steps(config["code"], steps_at, replies_at))
     os.close(to_parent)
     os.close(from_parent)
-    clock = Clock(pid, config["time_limit_s"])
-    token = ""
-    if until(from_child, clock) and os.read(from_child, 1) == b"r":
-        tests = json.dumps(frame()).encode()
-        send(to_child, len(tests).to_bytes(8, "little") + tests)
-        if until(from_child, clock):
-            token = os.read(from_child, 4096).decode("ascii", "replace")
-    status = "timeout" if not token and clock.is_over() else "done"
+    clock = Clock(pid, config)
+    replies, token = [], None
+    if reply(from_child, clock, config) == b"ready":
+        message = frame()
+        for kind, text in message["steps"]:
+            send(to_child, sized((kind + text).encode()))
+            if (answer := reply(from_child, clock, config)) is None:
+                break
+            replies.append(answer.decode("utf-8", "replace"))
+        else:
+            send(to_child, sized(b"t" + message["token"].encode()))
+            token = reply(from_child, clock, config)
+    status = "timeout" if token is None and clock.is_over() else "done"
     kill_child(pid)
     clear_processes(config)
-    return {"token": token, "status": status}
+    return {
+        "replies": replies,
+        "token": (token or b"").decode("ascii", "replace"),
+        "status": status,
+    }
 
 
-def assert_all(code, tests_at, result_at):
-    """The program, then every test in its namespace, then the token."""
-    read, write, run = exactly, os.write, execute
-    status, namespace = run(code, "solution")
-    if status:
-        return status
-    write(result_at, b"r")
-    size = int.from_bytes(read(tests_at, 8), "little")
-    message = json.loads(read(tests_at, size))
-    for test in message["tests"]:
-        if run(test, "solution", namespace)[0]:
-            return 1
-    write(result_at, message["token"].encode())
-    return 0
-
-
-def execute(code, name, namespace=None):
-    """(exit status, namespace) of running a text as a module."""
-    if namespace is None:
-        module = types.ModuleType(name)
-        sys.modules[name] = module
-        namespace = module.__dict__
-    try:
-        exec(compile(code, f"<{name}>", "exec"), namespace)
-    except SystemExit as error:
-        is_success = error.code in (None, 0) and name == "__main__"
-        return (0 if is_success else 1), namespace
-    except BaseException:
-        return 1, namespace
-    return 0, namespace
-
-
-def enter(source, target, config):
-    """Standard streams of the child; nothing of the supervisor stays open below descriptor 40."""
-    os.dup2(source, 0)
-    os.dup2(target, 1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    os.closerange(3, 40)
-    if config["mode"] != "assert":
-        os.closerange(40, 64)
-    os.setsid()
-    cpu = int(config["time_limit_s"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    sys.argv = ["solution.py"]
-    for name in ("config", "frame"):
-        globals().pop(name, None)
-
-
-def flush_and_exit(status):
-    try:
-        sys.stdout.flush()
-    except BaseException:
-        status = 1
-    os._exit(status)
+def reply(fd, clock, config):
+    """The next sized message of the child; None at the time limit, its end or beyond its limit."""
+    data = b""
+    while len(data) < 8 or len(data) < 8 + int.from_bytes(data[:8], "little"):
+        chunk = os.read(fd, 65536) if until(fd, clock) else b""
+        data += chunk
+        if not chunk or len(data) > 4 * config["output_bytes"]:
+            return None
+    return data[8:]
 
 
 def collected(fd, pid, config):
     """(output, status) of a child, killed at the time limit or the output limit."""
-    clock = Clock(pid, config["time_limit_s"])
+    clock = Clock(pid, config)
     output = bytearray()
     code = None
     while True:
@@ -205,17 +156,28 @@ def collected(fd, pid, config):
             break
     if code is None:
         kill_child(pid)
-        return b"", "timeout"
+        return b"", clock.cause
     return bytes(output), "ok" if code == 0 else "error"
 
 
 class Clock:
-    """The time limit of a process; waiting for a core, up to twice the limit, does not count."""
+    """The limits of a process while it runs: time, memory of all processes, a reader of the report.
 
-    def __init__(self, pid, limit_s):
-        self.pid, self.limit_s, self.start = pid, limit_s, time.monotonic()
+    Waiting for a core, up to twice the time limit, does not count.
+    """
+
+    def __init__(self, pid, config):
+        self.pid, self.limit_s, self.start = pid, config["time_limit_s"], time.monotonic()
+        self.memory = config["is_isolated"] and 2 * (config["memory_mb"] << 20)
+        self.reader = select.poll()
+        self.reader.register(1, 0)
+        self.cause = "timeout"
 
     def is_over(self):
+        if self.memory and resident_bytes() > self.memory:
+            self.cause = "memory"
+        if self.cause == "memory" or self.reader.poll(0):
+            return True
         elapsed = time.monotonic() - self.start
         if elapsed < self.limit_s:
             return False
@@ -228,6 +190,16 @@ class Clock:
                 return int(file.read().split()[1]) / 1e9
         except (OSError, IndexError):
             return 0.0
+
+
+def resident_bytes():
+    """Memory of all processes in the sandbox; what they share counts once for each."""
+    pages = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/statm") as file:
+                pages += int(file.read().split()[1])
+    return pages * resource.getpagesize()
 
 
 def ended(pid):

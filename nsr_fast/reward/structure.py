@@ -7,6 +7,8 @@ evaluated. A comma list is unordered, a tuple is ordered, brackets of intervals 
 import re
 from dataclasses import dataclass
 
+from nsr_fast.reward.words import BASES, SIGNS, meaning, without_article
+
 MAX_DEPTH = 16
 
 _TOKEN = re.compile(
@@ -17,20 +19,30 @@ _CLOSE = frozenset((")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"))
 _LIST_SEPARATORS = frozenset((",", ";", "\\text{or}", "\\text{and}"))
 RELATIONS = frozenset(("=", "<", ">", "\\le", "\\ge", "\\ne", "\\in"))
 _WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[a-zA-Z(){}\[\]'.\- ,/&])+")
-_BASED = re.compile(r"([0-9A-Z]+)_\{(?:\\text\{)?([a-z]+|\d{1,2})\}?\}")
-_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_UNIT = re.compile(r"(.*?[^\\,(\[{^_])((?:/?\\text\{[^{}]*\}(?:\^\{-?\d\})?)+)", re.DOTALL)
-_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{[cf]\}|[CF])?")
-_ANGLE = re.compile(r"\\(?:circ|sin|cos|tan|cot|sec|csc)")
+_BASED = re.compile(
+    r"\(?((?:[0-9A-Z]|\\text\{[0-9a-zA-Z]+\})+)\)?"
+    r"(?:_\{?(?:\\text\{)?(?:base ?)?\}?([a-z]+|\d{1,2})\}?\}?"
+    r"|\(?\\text\{(?:in )?base ?(?:([a-z]+)\}|\}(?:_\{)?(\d{1,2})\}?)\)?)"
+)
+_TRANSPOSE = r"\^\{(?:T|\\top|\\intercal|\\text\{t\})\}"
+_MATRIX = re.compile(
+    r"((?:[^\\]|\\(?!begin))*)\\begin\{([pbBvV]?matrix|array|cases)\}(?:\{[^{}]*\})?"
+    rf"((?:[^\\]|\\(?!begin|end))*)\\end\{{\2\}}({_TRANSPOSE})?",
+    re.DOTALL,
+)
+_TUPLE_TRANSPOSED = re.compile(rf"(\([^()]*,[^()]*\)){_TRANSPOSE}")
+_UNIT = re.compile(
+    r"(.*?[^\\,(\[{^_])((?:(?:/|\\cdot)?\\text\{[^{}]*\}(?:\^\{-?\d\})?)+)", re.DOTALL
+)
+_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{[cfCF]\}|[CF])?")
+_ANGLE = re.compile(r"\\text\{cis\}|\\(?:circ|sin|cos|tan|cot|sec|csc)")
 _VARIABLE = re.compile(
     r"(?:m?\\angle ?)?"
-    r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!pi\b)[a-z]+|\\text\{[^{}]*\}|\\overline\{[A-Z]*\})"
+    r"(?:[a-zA-Z]|[A-Z]{2,3}|\\(?!pi\b)[a-zA-Z]+|\\text\{[^{}]*\}|\\overline\{[A-Z]*\})"
     r"(?:_\{[^{}]*\}|'|\^\{-1\})*(?:\([a-zA-Z0-9,]*\))?"
 )
-_VARIABLES = re.compile(r"\([a-z](?:_\{[^{}]*\})?(?:,[a-z](?:_\{[^{}]*\})?)+\)")
-_SIGN_OF_WORD = {"percent": "%", "pct": "%", "degree": "degree", "degrees": "degree"}
-_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
-_BASE_WORDS |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+_NAME = r"(?:[a-z]|\\[a-z]+)(?:_\{[^{}]*\})?"
+_VARIABLES = re.compile(rf"\({_NAME}(?:,{_NAME})+\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +189,10 @@ def _flat(items: tuple) -> Collection:
 
 def _united(text: str, depth: int) -> Shape | None:
     pieces, signs = split_top_level(text, frozenset(("\\cup",)))
-    return Union(tuple(shape_of(piece, depth + 1) for piece in pieces)) if signs else None
+    if not signs:
+        return None
+    items = tuple(shape_of(piece, depth + 1) for piece in pieces)
+    return _flat(items) if all(isinstance(i, Collection) for i in items) else Union(items)
 
 
 def _related(text: str, depth: int) -> Shape | None:
@@ -216,28 +231,51 @@ def _bracketed(text: str, depth: int) -> Shape | None:
 
 
 def _tabulated(text: str, depth: int) -> Shape | None:
+    if match := _TUPLE_TRANSPOSED.fullmatch(text):
+        return shape_of(match.group(1), depth + 1)
     match = _MATRIX.fullmatch(text)
-    if match is None or match.group(1)[0] in "vV":
+    if match is None or match.group(2)[0] in "vV" or split_top_level(match.group(1), RELATIONS)[1]:
         return None
-    rows = [row for row in split_top_level(match.group(2), frozenset(("\\\\",)))[0] if row]
+    rows = [row for row in split_top_level(match.group(3), frozenset(("\\\\",)))[0] if row]
     cells = [split_top_level(row, frozenset(("&",)))[0] for row in rows]
-    return Matrix(tuple(tuple(shape_of(cell, depth + 1) for cell in row) for row in cells))
+    if match.group(2) == "cases":
+        items = tuple(shape_of("".join(row), depth + 1) for row in cells)
+        return Collection(items) if all(isinstance(i, Relation) for i in items) else None
+    if match.group(4) and len({len(row) for row in cells}) == 1:
+        cells = [list(column) for column in zip(*cells)]
+    scaled = [[_scaled(match.group(1), cell) for cell in row] for row in cells]
+    return Matrix(tuple(tuple(shape_of(cell, depth + 1) for cell in row) for row in scaled))
+
+
+def _scaled(factor: str, cell: str) -> str:
+    """A cell of factor times a matrix."""
+    factor = {"+": "", "-": "-1"}.get(factor, factor.removesuffix("\\cdot"))
+    return f"({factor})\\cdot({cell})" if factor else cell
 
 
 def _worded(text: str, depth: int) -> Shape | None:
+    key = None
     if "\\text{" in text and _WORDS.fullmatch(text):
-        return Words(letters(text))
-    return Words("emptyset") if text == "\\emptyset" else None
+        key = meaning(letters(without_article(text)))
+    if key == "infinity":
+        return Leaf("\\infty")
+    if key == "allrealnumbers" or text == "\\mathbb{R}":
+        return Sequence("(", ")", (Leaf("-\\infty"), Leaf("\\infty")))
+    if text in ("\\emptyset", "DNE"):
+        key = "emptyset" if text == "\\emptyset" else "doesnotexist"
+    return None if key is None else Words(key)
 
 
 def _based(text: str, depth: int) -> Shape | None:
     match = _BASED.fullmatch(text)
     if match is None:
         return None
-    base = match.group(2)
-    number = int(base) if base.isdigit() else _BASE_WORDS.get(base)
-    is_number = number is not None and 2 <= number <= 36 and re.search(r"\d", match.group(1))
-    return Based(match.group(1), number) if is_number else None
+    base = match.group(2) or match.group(3) or match.group(4)
+    number = int(base) if base.isdigit() else BASES.get(base)
+    digits = re.sub(r"\\text\{([^{}]*)\}", r"\1", match.group(1)).upper()
+    is_wide = number is not None and number > 10  # digits beyond 9 are letters
+    is_number = number is not None and 2 <= number <= 36 and (is_wide or re.search(r"\d", digits))
+    return Based(digits, number) if is_number else None
 
 
 def _plus_minus(text: str, depth: int) -> Shape | None:
@@ -256,5 +294,5 @@ def _leaf(text: str) -> Leaf:
             return Leaf(match.group(1), "degree")
     elif (match := _UNIT.fullmatch(text)) and not match.group(1).endswith("\\"):
         unit = letters(match.group(2))
-        return Leaf(match.group(1), _SIGN_OF_WORD.get(unit, unit))
+        return Leaf(match.group(1), SIGNS.get(unit, unit))
     return Leaf(text)

@@ -24,6 +24,8 @@ _FUNCTION_POWER = re.compile(
     r"\\(sin|cos|tan|cot|sec|csc|ln|log)\^\{(\d+)\} ?"
     r"(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\frac\{[^{}]*\}\{[^{}]*\}|\d*(?:\\[a-z]+|[a-z])|\d+)"
 )
+_CIS = re.compile(r"\\text\{cis\}(\([^()]*\)|[^()]+$)")
+_DOUBLED = re.compile(r"\(\(([^()]*)\)\)")
 _POINTS = (
     (sympy.Rational(1371, 1000), sympy.Rational(419, 1000)),
     (sympy.Rational(2713, 1000), sympy.Rational(-617, 1000)),
@@ -57,12 +59,16 @@ def formulas_equal(a: str, b: str) -> bool:
 @lru_cache(maxsize=4096)
 def parsed(text: str) -> sympy.Basic:
     """The sympy object of a formula."""
+    original, doubled = text, ""
+    while text != doubled:  # the parser takes longer with every bracket
+        doubled, text = text, _DOUBLED.sub(r"(\1)", text)
     text = _DEGREES.sub(r"\\frac{\1\\pi}{180}", text).replace("%", "")
+    text = _CIS.sub(r"(\\cos(\1)+i\\sin(\1))", text)
     text = re.sub(r"\\lg(?![a-z])", r"\\log_{10}", text)
     text = _FUNCTION_POWER.sub(r"(\\\1(\3))^{\2}", text)
     found = parse(f"\\boxed{{{text}}}", _CONFIG, "no_fallback", parsing_timeout=None)
     if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
-        raise UnparsedError(text)
+        raise UnparsedError(original)
     if not isinstance(found[0], sympy.Expr):
         return found[0]
     exact = found[0].replace(lambda e: e.is_Float, lambda e: sympy.Rational(str(e)))
@@ -86,6 +92,23 @@ def _expressions_equal(x: sympy.Expr, y: sympy.Expr) -> bool:
 
 
 def _numbers_equal(x: sympy.Expr, y: sympy.Expr) -> bool:
+    """By value; an odd root of a negative number may be the real one or the principal one."""
+    real = [e.replace(_is_odd_root, _real_root) for e in (x, y)]
+    return _values_equal(x, y) or (real != [x, y] and _values_equal(*real))
+
+
+def _is_odd_root(e: sympy.Basic) -> bool:
+    is_root = e.is_Pow and e.base.is_Rational and e.base < 0
+    exponent = e.exp.doit() if is_root else None
+    return bool(is_root and exponent.is_Rational and not exponent.is_Integer and exponent.q % 2)
+
+
+def _real_root(e: sympy.Pow) -> sympy.Expr:
+    exponent = e.exp.doit()
+    return (-1) ** exponent.p * (-e.base) ** exponent
+
+
+def _values_equal(x: sympy.Expr, y: sympy.Expr) -> bool:
     a, b = _number(x), _number(y)
     if a is None or b is None:
         return bool(_verified(x, y))

@@ -18,7 +18,14 @@ import sys
 
 MAX_REQUESTS = 5000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_WARM_UP = (r"2\sqrt{12}", r"x^{2}+\frac{5\pi}{6}", r"(x+1)^{2}-3\cdot y")  # fills parser caches
+_WARM_UP = (  # fills the parser's caches, which children inherit: their first formulas take half
+    r"2\sqrt{12}",
+    r"x^{2}+\frac{5\pi}{6}",
+    r"(x+1)^{2}-3\cdot y",
+    r"\frac{\sqrt{6}+\log_{2}(3)}{(x_{1}+2)(x-1)}",
+    r"\sin(2\theta)+e^{i\pi/3}",
+    r"((a-b)(a+b))^{-1}",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -48,7 +48,7 @@ def prepare(config: Config) -> Inputs:
     eval_rows = _rows(config, config.eval_data) if config.eval_data else []
     if config.eval_rounds and not config.eval_data:
         raise InputError("eval_rounds: needs eval_data, which is not given; add eval_data: FILE")
-    reward_fn = load_reward(config.reward, unsafe=config.unsafe)
+    reward_fn = load_reward(config.reward, unsafe=config.unsafe, extract=config.extract)
     if config.objective == "w_reinforce":
         objective = Objective.w_reinforce(config.psr_weight)
     else:
@@ -77,6 +77,8 @@ def _rows(config: Config, data: str) -> list[dict]:
     rewards = [part.partition("*")[0].strip() for part in config.reward.split(",")]
     if "math" in rewards:  # every answer must verify against itself
         rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
+    if "code" in rewards:
+        rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds, are_tests=True)
     if "countdown" in rewards:
         for row in rows:
             try:

@@ -72,6 +72,8 @@ def test_answer_that_the_reward_cannot_use(run):
     rows = [{"id": "bad", "prompt": "25,7>32:", "answer": "32"}]
     refused(run(rows=rows, reward="countdown"), "'bad'", "numbers", "'32'")
     refused(run(rows=[{"id": "void", "prompt": "?", "answer": ""}]), "'void'", "drop_bad_golds")
+    rows = [{"id": "odd", "prompt": "?", "tests": "none"}]
+    refused(run(rows=rows, reward="code"), "'odd'", "tests cannot be read", "drop_bad_golds")
 
 
 def test_prompt_over_the_limit_names_row_and_cure(run):

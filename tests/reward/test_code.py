@@ -1,17 +1,15 @@
 import json
-import os
 import sys
-import time
 import types
-from pathlib import Path
 
 import pytest
 
 from nsr_fast.errors import InputError
-from nsr_fast.reward import Verdict, load_reward, sandbox
+from nsr_fast.reward import load_reward, sandbox
 from nsr_fast.reward.code import CodeReward, verify_code
 from nsr_fast.reward.code_tests import outputs_match, program_of, read_tests
-from nsr_fast.reward.sandbox import BACKENDS, Limits, backend_problems, run_program
+from nsr_fast.reward.golds import usable_rows
+from nsr_fast.reward.sandbox import Limits, backend_problems
 
 QUICK = Limits(time_limit_s=1.5)
 ADD = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
@@ -46,7 +44,6 @@ def fenced(program):
         ("while True: print('x' * 999)", SUM, "wrong", "too_much_output"),
         ("x = bytearray(10 * 1024**3)\nprint(3)", SUM, "wrong", "raised"),
         ("import os\nwhile True: os.fork()", SUM, "wrong", "raised"),
-        ("import os\nos.kill(os.getppid(), 9)", SUM, "wrong", "killed"),
         (
             "import socket\nsocket.create_connection(('1.1.1.1', 53), 1)\nprint(3)",
             SUM,
@@ -61,52 +58,6 @@ def test_programs_get_their_verdict(program, tests, verdict, reason):
 
 
 @isolated
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_sandbox_shows_neither_files_nor_root_nor_network(backend, tmp_path):
-    if problem := backend_problems()[backend]:
-        pytest.skip(f"{backend}: {problem}")
-    secret = tmp_path / "secret"
-    secret.write_text("42")
-    project = str(Path.cwd() / "pyproject.toml")
-    program = (
-        "import os, socket\n"
-        f"print(os.path.exists({str(secret)!r}), os.path.exists({project!r}))\n"
-        "print(len([n for n in os.listdir('/proc') if n.isdigit()]) < 6)\n"
-        "print([name for _, name in socket.if_nameindex() if name != 'lo'])\n"
-        "lines = open('/proc/self/status').read().splitlines()\n"
-        "print([int(line.split()[1], 16) for line in lines if line.startswith('CapEff')])\n"
-        "try:\n    open('/usr/made', 'w')\nexcept OSError:\n    print('read-only')\n"
-        "print('SECRET' in os.environ)\n"
-    )
-    os.environ["SECRET"] = "1"
-    report = run_program(program, inputs=("",), backend=backend)
-    del os.environ["SECRET"]
-    assert report["results"] == [
-        {"status": "ok", "output": "False False\nTrue\n[]\n[0]\nread-only\nFalse\n"}
-    ]
-
-
-@isolated
-def test_nothing_is_left_running():
-    program = (
-        "import os, time\nfor _ in range(5):\n"
-        "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(60)\n"
-    )
-    start = time.monotonic()
-    assert verify_code(fenced(program), SUM, limits=QUICK).verdict is Verdict.WRONG
-    assert time.monotonic() - start < 30
-    time.sleep(0.2)
-    users = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                users.add(folder.stat().st_uid)
-            except OSError:
-                continue
-    assert not any(200_000 <= uid < 600_000 for uid in users)
-
-
-@isolated
 def test_reward_scores_rows_and_equal_programs_once():
     reward = CodeReward()
     reward.start(limits=QUICK, num_workers=2)
@@ -115,6 +66,10 @@ def test_reward_scores_rows_and_equal_programs_once():
     assert rewards == [1.0, -1.0, 1.0, -1.0]
     assert reward.statistics()["code/correct"] == 1.0
     assert reward([""], [good], [[]], tests=["?"]) == [None]
+    mixed = {"tests": [None, ADD], "answer": [json.dumps(ADD), "4"]}
+    assert reward([""] * 2, [good, bad], [[]] * 2, **mixed) == [1.0, -1.0]
+    with pytest.raises(InputError, match="column tests in every row"):
+        reward([""], [good], [[]], answer=[None])
 
 
 def test_without_a_sandbox_code_is_refused_unless_unsafe(monkeypatch):
@@ -175,3 +130,18 @@ def test_outputs_match_token_by_token():
     assert not outputs_match("1 2", "1 3") and not outputs_match("12", "1 2")
     assert not outputs_match("1000000000000000001", "1000000000000000000")
     assert not outputs_match("nan", "0.5") and not outputs_match("", "0.5")
+
+
+def test_tests_that_cannot_be_read_are_found_at_load():
+    rows = [
+        {"id": "a", "tests": ADD},
+        {"id": "b", "tests": "no test"},
+        {"id": "c", "answer": json.dumps({"inputs": ["1"], "outputs": ["2"]})},
+        {"id": "d", "tests": '{"inputs": ['},
+        {"id": "e", "tests": {"inputs": ["1"], "outputs": []}},
+        {"id": "f", "tests": ["assert add(1, == 2"]},
+    ]
+    with pytest.raises(InputError, match=r"4 of 6 tests cannot be read: rows 'b', 'd', 'e', 'f'"):
+        usable_rows(rows, are_tests=True)
+    kept = usable_rows(rows, are_tests=True, drop_bad_golds=True)
+    assert [row["id"] for row in kept] == ["a", "c"]

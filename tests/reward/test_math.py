@@ -59,6 +59,16 @@ def test_different_answers_are_wrong_both_ways(verifier):
         (r"\fbox{7}", "7", ""),
         (r"\boxed {7}", "7", ""),
         (r"$\boxed 7$", "7", ""),
+        (r"\boxed -3.14.", "-3.14", ""),
+        (r"\boxed1/2", "1/2", ""),
+        (r"$x=\boxed{5}$ or $x = \boxed{6}$", "5 , 6", ""),
+        (r"\boxed{5} (or \boxed{6})", "6", ""),
+        (r"\boxed{A} or, wait, \boxed{B}", "B", ""),
+        (r"\boxed{\text{a \} b}}", r"\text{a \} b}", ""),
+        (r"\boxed{5\}", None, "truncated"),
+        (r"\boxed{5}. That is the \boxed notation", "5", ""),
+        (r"\boxed{5}</think> So", None, "no_answer"),
+        (r"<think>a</think> \boxed{1} <think>\boxed{2}</think> \boxed{3}", "3", ""),
         (r"\boxed{} then \boxed{7}, format \boxed{ }", "7", ""),
         (r"\boxed{3} or \boxed{4}", "3 , 4", ""),
         (r"$\boxed{3}$ and $\boxed{4}$", "3 , 4", ""),
@@ -116,6 +126,22 @@ def test_an_unusable_gold_is_unscored(answer):
     assert verify_math(r"\boxed{5}", answer) is Verdict.UNSCORED
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "verdict", "reason"),
+    [
+        (r"\left\left", "5", "wrong", "no_answer"),
+        (r"\phantom{0}", "5", "wrong", "no_answer"),
+        ("|", "|x|", "wrong", "unparsed"),
+        ("5", "5?", "unscored", "bad_gold"),
+        (r"x\to 5", "5", "wrong", "unparsed"),
+        ("((((((((((((((2x+1))))))))))))))", "1+2x", "correct", "equal"),
+    ],
+)
+def test_reasons_of_unreadable_answers_and_golds(verifier, answer, gold, verdict, reason):
+    score = verifier.score([boxed(answer)], [gold])[0]
+    assert (score.verdict.value, score.reason) == (verdict, reason)
+
+
 def test_injections_create_no_file_and_are_wrong(verifier, tmp_path):
     path = tmp_path / "made"
     answers = [text.format(path=path) for text in INJECTIONS]
@@ -165,7 +191,7 @@ def test_no_module_of_rewards_or_data_executes_text():
     forbidden = {"eval", "exec", "sympify", "parse_expr", "lambdify", "compile", "__import__", "S"}
     folder = Path(nsr_fast.reward.__file__).parents[1]
     files = [p for area in ("reward", "data") for p in (folder / area).glob("*.py")]
-    files.remove(folder / "reward" / "sandbox_launcher.py")  # runs programs, in the sandbox
+    files.remove(folder / "reward" / "sandbox_child.py")  # runs programs, in the sandbox
     assert len(files) > 10
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):

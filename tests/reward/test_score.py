@@ -111,6 +111,34 @@ def test_several_functions_with_weights_are_summed(tmp_path):
         load_reward("math * x")
 
 
+def test_the_extraction_rule_is_a_setting():
+    groups = [group("a", "so it is 2", r"\boxed{2", "the answer is 2")]
+    for extract, expected in (
+        ("paper", [1.0, 1.0, 1.0]),
+        ("lenient", [-1.0, -1.0, 1.0]),
+        ("boxed", [-1.0, -1.0, -1.0]),
+    ):
+        assert score_groups(load_reward("math", extract=extract), groups) == [expected]
+    with pytest.raises(InputError, match="extract: expected one of boxed, lenient, paper"):
+        load_reward("math", extract="last")
+    assert score_groups(load_reward("math"), groups) == [[-1.0, -1.0, -1.0]]
+
+
+def test_several_functions_overlap_and_keep_their_metrics(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def none(completions):\n    return [None] * len(completions)\n"
+        "async def long(completions):\n    return [len(text) for text in completions]\n"
+        "def bad(completions):\n    return 1 / 0\n"
+    )
+    reward = load_reward(f"math, {tmp_path}/own.py:long * 0.5, {tmp_path}/own.py:none")
+    before = reward.statistics().get("verify/correct", 0.0)
+    collect = submit_groups(reward, GROUPS)
+    assert collect() == score_groups(reward, GROUPS) == [[5.5, 3.5], [2.0]]
+    assert reward.statistics()["verify/correct"] == before + 2
+    with pytest.raises(InputError, match=r"own:bad raised ZeroDivisionError.*row 'a'"):
+        submit_groups(load_reward(f"math, {tmp_path}/own.py:bad"), GROUPS)()
+
+
 def test_submitted_groups_give_the_same_rewards():
     def reward(completions):
         return [float(len(text)) for text in completions]

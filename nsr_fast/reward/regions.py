@@ -1,0 +1,54 @@
+r"""The interval or union that an inequality in one variable describes: x > 3, |x| < 2."""
+
+from nsr_fast.reward.rational import rational
+from nsr_fast.reward.structure import Leaf, Relation, Sequence, Shape, Union, is_variable, shape_of
+
+FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+
+
+def region(relation: Relation) -> tuple[str, Shape] | None:
+    """(variable, interval or union) of an inequality in one variable alone on its side."""
+    parts, signs = relation.parts, relation.signs
+    if len(signs) == 1 and signs[0] in FLIPPED and signs[0] != "=":
+        if not (is_variable(parts[0]) or _modulus(parts[0])):
+            parts, signs = parts[::-1], (FLIPPED[signs[0]],)
+        if is_variable(parts[0]) and not is_variable(parts[1]):
+            return parts[0], _half_line(signs[0], shape_of(parts[1]))
+        if variable := _modulus(parts[0]):
+            return _band(variable, signs[0], parts[1])
+    if len(signs) == 2 and is_variable(parts[1]):
+        if set(signs) <= {">", "\\ge"}:
+            parts, signs = parts[::-1], tuple(FLIPPED[sign] for sign in signs[::-1])
+        if set(signs) <= {"<", "\\le"}:
+            opening, closing = "(" if signs[0] == "<" else "[", ")" if signs[1] == "<" else "]"
+            ends = (shape_of(parts[0]), shape_of(parts[2]))
+            return parts[1], Sequence(opening, closing, ends)
+    return None
+
+
+def _modulus(text: str) -> str:
+    """x of |x|."""
+    inside = text[1:-1]
+    return inside if text == f"|{inside}|" and is_variable(inside) else ""
+
+
+def _band(variable: str, sign: str, end: str) -> tuple[str, Shape] | None:
+    """|x| < c and |x| > c for a number c > 0."""
+    value = rational(end)
+    if value is None or value <= 0 or sign == "\\ne":
+        return None
+    low, high = Leaf(f"-{end}"), Leaf(end)
+    if sign in ("<", "\\le"):
+        brackets = ("(", ")") if sign == "<" else ("[", "]")
+        return variable, Sequence(*brackets, (low, high))
+    return variable, Union((_half_line(FLIPPED[sign], low), _half_line(sign, high)))
+
+
+def _half_line(sign: str, end: Shape) -> Shape:
+    infinity, minus_infinity = Leaf("\\infty"), Leaf("-\\infty")
+    if sign in (">", "\\ge"):
+        return Sequence("(" if sign == ">" else "[", ")", (end, infinity))
+    if sign in ("<", "\\le"):
+        return Sequence("(", ")" if sign == "<" else "]", (minus_infinity, end))
+    below = Sequence("(", ")", (minus_infinity, end))
+    return Union((below, Sequence("(", ")", (end, infinity))))
