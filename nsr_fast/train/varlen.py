@@ -87,7 +87,8 @@ def disagreement(
     ):
         pairs.append((f"gradient of the {name}", a, b))
     for name, a, b in pairs:
-        error = float((a.float() - b.float()).abs().max() / b.float().abs().max())
+        a, b = a.detach().float(), b.detach().float()
+        error = float((a - b).abs().max() / b.abs().max())
         if not error < _TOLERANCE:
             return f"its {name} is off by {error:.1e}"
     return None
