@@ -187,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, size in zip(("layers", "hidden", "vocab", "completion"), sizes, strict=True):
         parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--measure", choices=["shared", "copied"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -195,8 +196,8 @@ def main() -> None:
         print(json.dumps(line))
         return
     lines = compare(options.layers, options.hidden, options.vocab, options.completion)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a") as file:
+    options.out.parent.mkdir(exist_ok=True)
+    with open(options.out, "a") as file:
         for line in lines:
             line |= {"benchmark": "shared_weights", "date": datetime.now(UTC).strftime("%Y-%m-%d")}
             file.write(json.dumps(line) + "\n")
