@@ -23,6 +23,15 @@ HOSTILE = (
     "    try:\n        os.write(fd, b'{{\"results\": []}}')\n    except OSError:\n        pass\n",
     "import os\nos._exit(0)\n",
     "import time\ntime.sleep(1000)\n",
+    "class Any(int):\n    def __eq__(self, other):\n        return True\n"
+    "    def __hash__(self):\n        return 0\ndef add(a, b):\n    return Any(-1)\n",
+    "import builtins\nbuiltins.exec = builtins.compile = lambda *a: None\n"
+    "builtins.eval = lambda *a: 0\n",
+    "import json\nload = json.loads\n"
+    "json.loads = lambda text: {{**load(text), 'tests': [], 'steps': []}}\n",
+    "for i in range(1000):\n    open(f'/tmp/{{i}}', 'wb').write(bytes(16 << 20))\n",
+    "import os\nfor _ in range(9):\n    if os.fork() == 0:\n        os.setsid()\n"
+    "        data = b'x' * (300 << 20)\nimport time\ntime.sleep(9)\n",
 )
 
 

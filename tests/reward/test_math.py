@@ -174,6 +174,19 @@ def test_correct_variants_of_rollouts_are_correct(verifier):
     assert off == []
 
 
+def test_a_round_with_bombs_kills_no_worker(verifier):
+    golds = [gold for gold, _ in EQUAL if "^{3^" not in gold]
+    probes = rollout_probes(golds, 4, seed=1)
+    before = verifier.statistics()["verify/kills"]
+    start = time.process_time()
+    scores = verifier.score([p.response for p in probes], [p.gold for p in probes])
+    assert time.process_time() - start < 10
+    known = [(p, s) for p, s in zip(probes, scores) if p.is_correct is not None]
+    assert [p for p, s in known if p.is_correct != (s.verdict is Verdict.CORRECT)] == []
+    assert len(probes) > 400 and sum(p.is_correct is False for p in probes) >= 2
+    assert verifier.statistics()["verify/kills"] == before
+
+
 def test_golds_that_do_not_verify_are_listed_or_dropped():
     rows = [
         {"id": str(i), "answer": a} for i, a in enumerate(["2", "", r"\frac{1}{2}", [], ["3", ""]])

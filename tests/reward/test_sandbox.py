@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.program_probes import programs_row
 from nsr_fast.reward import Verdict, sandbox
 from nsr_fast.reward.code import verify_code
 from nsr_fast.reward.code_steps import steps_of
@@ -134,6 +135,12 @@ def test_values_compare_as_they_do_in_python():
     assert verify_code(fenced(PLAIN), tests, limits=QUICK).reason == "equal"
     for test in ("point() == [1, 2]", "half() == '1/2'", "even(2) == 2", "f() == ()", "even(1)"):
         assert verify_code(fenced(PLAIN), [f"assert {test}"], limits=QUICK).reason == "different"
+
+
+@isolated
+def test_programs_of_the_benchmark_get_their_verdicts():
+    row = programs_row(30)
+    assert row["result"].startswith("30/30 right, 3 hostile, 0 left running")
 
 
 def test_expected_values_stay_outside():
