@@ -8,6 +8,8 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 # The locked torch is a CPU build: the CUDA extension could not be used here (auto builds it with nvcc).
 NSR_FAST_CUDA ?= 0
 export PYTHON TORCH_INDEX NSR_FAST_CUDA
+# Reading vLLM, sympy and transformers from source takes each process ten seconds; bytecode is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-all lint bench clean
 
