@@ -7,6 +7,7 @@ master: at a learning rate of 1e-6 rounding to nearest would lose nearly every u
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 
 import torch
@@ -28,6 +29,7 @@ _STEPS = {
 PIECE = 1 << 30
 
 
+@torch.no_grad()
 def adamw_step_(
     weight: Tensor,
     grad: Tensor,
@@ -67,9 +69,8 @@ def adamw_step_(
     """
     _check(weight, grad, exp_avg, exp_avg_sq, master, seed)
     _check_numbers(weight, step, learning_rate, beta1, beta2, eps, weight_decay, grad_scale)
-    step_ = step_function(weight, backend)
-    tensors = [None if x is None else x.detach().view(-1) for x in (weight, grad, exp_avg)]
-    tensors += [None if x is None else x.detach().view(-1) for x in (exp_avg_sq, master)]
+    step_ = step_function(backend, weight.device, weight.dtype)
+    tensors = (weight, grad, exp_avg, exp_avg_sq, master)
     scalars = {
         "step_size": learning_rate / (1.0 - beta1**step),
         "decay": learning_rate * weight_decay,
@@ -82,16 +83,20 @@ def adamw_step_(
     }
     for piece, start in enumerate(range(0, weight.numel(), PIECE)):
         key = None if seed is None else rounding_key(seed, step, piece)
-        parts = [None if x is None else x[start : start + PIECE] for x in tensors]
+        if weight.numel() > PIECE:
+            parts = [None if x is None else x.view(-1)[start : start + PIECE] for x in tensors]
+        else:
+            parts = tensors
         step_(*parts, AdamwScalars(**scalars, key=key))
     torch.autograd.graph.increment_version(weight)
 
 
-def step_function(weight: Tensor, backend: str) -> Callable[..., None]:
-    """The step of the named backend for this weight; errors as resolve_backend raises them."""
-    if weight.dtype == torch.float64 and backend not in ("auto", "reference"):
+@cache
+def step_function(backend: str, device: torch.device, dtype: torch.dtype) -> Callable[..., None]:
+    """The step of the named backend for such a weight; errors as resolve_backend raises them."""
+    if dtype == torch.float64 and backend not in ("auto", "reference"):
         raise ValueError(f"backend: {backend!r} takes float32 and bfloat16 weights, got float64")
-    module, name = _STEPS[resolve_backend(backend, weight.device, weight.dtype)]
+    module, name = _STEPS[resolve_backend(backend, device, dtype)]
     return getattr(import_module(module), name)
 
 

@@ -44,7 +44,7 @@ def step_(
     master: Tensor | None,
     scalars: AdamwScalars,
 ) -> None:
-    """One step on flat tensors of one length; arguments as in kernels/adamw.py."""
+    """One step on contiguous tensors of one shape; arguments as in kernels/adamw.py."""
     scale = float(scalars.grad_scale)
     if not math.isfinite(scale):
         return
@@ -65,14 +65,15 @@ def step_(
 
 
 def stochastic_bfloat16(x: Tensor, key: tuple[int, int]) -> Tensor:
-    """x [N] float32 rounded to one of its two bfloat16 neighbours, to the farther one with the
+    """x [...] float32 rounded to one of its two bfloat16 neighbours, to the farther one with the
     probability that makes the mean exact (in steps of 2^-16 of their distance).
 
     16 random bits are added below the bfloat16 mantissa, then the low half falls away. A carry out
     of the largest finite number gives infinity; infinities and NaN stay.
     """
     bits = x.view(torch.int32).long() & _WORD
-    cut = (bits + (rounding_bits(x.numel(), key, x.device) & 0xFFFF)) & 0xFFFF0000
+    noise = rounding_bits(x.numel(), key, x.device).view(x.shape)
+    cut = (bits + (noise & 0xFFFF)) & 0xFFFF0000
     # Back to int32 by value: a word with the sign bit is negative there.
     cut = torch.where(cut >= 1 << 31, cut - (1 << 32), cut).int().view(torch.float32)
     return torch.where(x.isnan(), x, cut).to(torch.bfloat16)

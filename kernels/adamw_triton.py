@@ -93,7 +93,7 @@ def step_(
     master: Tensor | None,
     scalars: AdamwScalars,
 ) -> None:
-    """One step on flat tensors of one length; arguments as in kernels/adamw.py."""
+    """One step on contiguous tensors of one shape; arguments as in kernels/adamw.py."""
     scale, key = scalars.grad_scale, scalars.key or (0, 0)
     is_half, is_tensor = weight.dtype == torch.bfloat16, isinstance(scale, Tensor)
     key0, key1 = (word - (word >> 31 << 32) for word in key)  # as int32, one compiled kernel
