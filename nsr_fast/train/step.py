@@ -108,6 +108,7 @@ def accumulate_gradients(
             old_logprob=old_logprobs[index] if old_logprobs is not None else None,
             sampler_logprob=batch.sampler_logprob,
             entropy_coef=settings.entropy_coef / num_tokens,
+            accumulate_into_grad=True,
         )
         result.loss.backward()
         results.append(result)

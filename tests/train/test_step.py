@@ -126,3 +126,16 @@ def test_importance_sampling_weighs_tokens_by_the_capped_ratio(checkpoint):
     plain = dataclasses.replace(settings, importance_sampling_cap=None)
     for name, expected in gradients(model, [weighted], settings=plain).items():
         assert (got[name] - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # a tied and an untied head
+def test_bfloat16_heads_sum_their_gradient_in_float32(checkpoint, family):
+    batches = pack(make_sequences([7, 19, 33, 5]), 40, CPU)
+    assert len(batches) > 1
+    exact = gradients(load(checkpoint(family)), batches)
+    model = load(checkpoint(family), torch.bfloat16)
+    found = gradients(model, batches)
+    name = "model.embed_tokens.weight" if family == "qwen2" else "lm_head.weight"
+    assert found[name].dtype == torch.float32
+    error = (found[name].double() - exact[name]).norm() / exact[name].norm()
+    assert error < 1e-2
