@@ -44,6 +44,10 @@ def hidden_grad(dlogits: Tensor, weight: Tensor) -> Tensor:
 
 def weight_grad_(grad: Tensor, dlogits: Tensor, hidden: Tensor, *, overwrite: bool) -> None:
     """grad [V, D] = or += dlogits [C, V]^T @ hidden [C, D]."""
+    if overwrite and grad.device.type == "cpu":
+        # Touching fresh pages in the products' own threads costs more than zeros and a sum.
+        grad.zero_()
+        overwrite = False
     beta = 0 if overwrite else 1
     if grad.dtype == dlogits.dtype == hidden.dtype:
         grad.addmm_(dlogits.t(), hidden, beta=beta)
