@@ -43,7 +43,7 @@ def check_head(
     softcap: float | None,
     logits_dtype: torch.dtype | None,
 ) -> None:
-    """Shapes, dtypes, devices and ranges of the projection; targets by value on the CPU only."""
+    """Shapes, dtypes and devices of the projection, and its numbers; not the values of targets."""
     for name, x in (("hidden", hidden), ("weight", weight)):
         if x.dim() != 2 or x.dtype not in _FLOATS:
             raise ValueError(f"{name}: expected 2 axes of a floating dtype, got {text(x)}")

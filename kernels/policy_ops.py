@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.backends import resolve_backend
+from nsr_fast.kernels.checks import check_targets
 from nsr_fast.kernels.chunks import Gradients, Head, row_functions
 from nsr_fast.kernels.policy_rows import policy_rows
 from nsr_fast.kernels.stats import ROW_NAMES
@@ -43,6 +44,8 @@ def policy_loss(
     chunk_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     """loss [] and the per-token rows of stats.ROW_NAMES [10, T]; fills the gradient buffers."""
+    if target.device.type == "cpu":  # here, so that compiled programs look too
+        check_targets(target, weight.shape[0], token_weight != 0)
     backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, chunk_rows)
     return policy_rows(

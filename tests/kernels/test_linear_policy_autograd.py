@@ -6,8 +6,10 @@ from linear_cases import ALL, assert_as_good_as, head_case, leaves, run
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from nsr_fast.kernels import policy_ops, reference
+from nsr_fast.kernels import reference
+from nsr_fast.kernels.chunks import Gradients, Head, row_functions
 from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels.policy_rows import policy_rows
 from nsr_fast.kernels.surrogates import PpoClip
 
 BACKENDS = ["reference", "cpu"]
@@ -214,10 +216,10 @@ class NoSynchronisation(TorchDispatchMode):
 def test_the_chunk_loop_never_waits_for_the_device():
     case = head_case(40, 30, 4)
     case["token_weight"][::2] = 0.0
-    buffers = [torch.empty_like(case[name]) for name in ALL]
-    args = [case["hidden"], case["weight"], case["bias"], case["target"], case["token_weight"]]
-    args += [case["token_weight"], None, None, *buffers, False, 1.0, None, "PpoClip"]
-    args += [PpoClip().numbers(), 0.1, torch.float32, "reference", 4]
+    gradients = Gradients(*(torch.empty_like(case[name]) for name in ALL))
+    head = Head(case["weight"], case["bias"], 1.0, None, torch.float32, "reference", 4)
+    args = [case["hidden"], case["target"], case["token_weight"]]
+    args += [(case["token_weight"], None, None), PpoClip(), 0.1, gradients]
     with NoSynchronisation() as mode:
-        policy_ops.policy_loss._init_fn(*args)
+        policy_rows(head, row_functions(head), *args)
     assert mode.gathers == 1

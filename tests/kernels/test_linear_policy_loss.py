@@ -105,12 +105,14 @@ def test_a_surrogate_runs_inside_the_pass(backend, dual_clip):
     assert 5 < int(clipped.sum()) < 45 and bool((result.stats.c[clipped] == 0).all())
 
 
-def test_extreme_logits_stay_finite_and_right():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_logits_stay_finite_and_right(backend):
     case = head_case(12, 77, 6)
     case["hidden"] *= 1e4
     case["bias"][5] = -torch.inf
     case["target"][case["target"] == 5] = 6
-    check(case)
+    check(case, backend=backend)
+    check(case, backend=backend, temperature=2.0, entropy_coef=0.1, chunk=5)
 
 
 def test_logprob_is_within_1e_5_of_float64_and_never_positive():
@@ -144,9 +146,12 @@ def test_float32_logits_of_bfloat16_inputs_are_exact():
         assert_as_good_as(g, t, t.to(torch.bfloat16), name=name, eps=1e-5)
 
 
-def test_results_are_bitwise_equal_twice():
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_results_are_bitwise_equal_twice(accumulate, backend):
     case = head_case(100, 333, 16)
-    runs = [run(linear_policy_loss, case, chunk_rows=32)[0] for _ in range(2)]
+    options = {"chunk_rows": 32, "backend": backend, "accumulate_into_grad": accumulate}
+    runs = [run(linear_policy_loss, case, **options)[0] for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
 

@@ -120,3 +120,14 @@ def test_compiled_with_dynamic_sizes_equals_eager():
             loss.backward()
             results.append([loss.detach(), *(x.grad for x in inputs)])
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results))
+
+
+@pytest.mark.parametrize("function", [linear_policy_loss, linear_logprobs])
+def test_compiled_programs_check_targets_on_the_cpu_too(function):
+    torch._dynamo.reset()
+    case = head_case(6, 9, 3)
+    case["target"][2] = 9
+    names = ["hidden", "weight", "target"] + ["token_weight"] * (function is linear_policy_loss)
+    compiled = torch.compile(lambda *args: function(*args).logprob, fullgraph=True, backend="eager")
+    with pytest.raises(ValueError, match=r"target: expected values in \[0, 9\), got 9 in row 2"):
+        compiled(*(case[name] for name in names))
