@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from linear_cases import ALL, assert_as_good_as, check, head_case, run
+from linear_cases import ALL, assert_as_good_as, check, head_case, leaves, run
 
-from nsr_fast.kernels import reference
+from nsr_fast.kernels import matmul, reference
 from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
 from nsr_fast.kernels.surrogates import PpoClip
 
@@ -73,10 +73,37 @@ def test_many_tokens_of_a_tiny_vocabulary():
     check(head_case(65_537, 11, 3), eps=2e-5)
 
 
+def test_the_batched_product_meets_every_edge_of_its_blocks(monkeypatch):
+    monkeypatch.setattr(matmul, "_COLUMNS", 16)
+    step = 16 * max(4, torch.get_num_threads())
+    for vocab in (step - 1, step, step + 1, 3 * step, 3 * step + 17):
+        case = head_case(9, vocab, 5)
+        hidden, weight = case["hidden"], case["weight"]
+        wide = torch.full((9, vocab + 3), torch.nan)
+        matmul.logits_into(wide[:, :vocab], hidden, weight, None)
+        assert torch.allclose(wide[:, :vocab], hidden @ weight.t(), atol=1e-5)
+        assert bool(wide[:, vocab:].isnan().all())
+
+
 def test_a_few_tokens_of_the_qwen_vocabulary():
     case = head_case(3, 151_936, 9)
     case["target"][0] = 151_935
     check(case)
+
+
+@pytest.mark.parametrize("tokens, vocab, width", [(1, 8193, 5), (3, 151_936, 9)])
+def test_gradients_match_without_a_bias(tokens, vocab, width):
+    case = head_case(tokens, vocab, width)
+    args = (case["target"], case["token_weight"])
+    grads = []
+    for dtype in (torch.float64, torch.float32):
+        inputs = leaves(case, "hidden", "weight", dtype=dtype)
+        reference.linear_policy_loss(*inputs, *args).backward()
+        grads.append([x.grad for x in inputs])
+    got = leaves(case, "hidden", "weight")
+    linear_policy_loss(*got, *args).loss.backward()
+    for name, x, truth, base in zip(ALL, got, *grads):
+        assert_as_good_as(x.grad, truth, base, name=name, eps=4e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
