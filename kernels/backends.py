@@ -39,7 +39,7 @@ def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
             if _takes(candidate, dtype) and _reason(candidate, device) is None:
                 return candidate
         return "reference"
-    if name not in _MODULES:
+    if not isinstance(name, str) or name not in _MODULES:
         known = ", ".join(["auto", *_MODULES])
         raise ValueError(f"backend: expected one of {known}, got {name!r}")
     if absent := _reason(name, None):

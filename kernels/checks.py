@@ -1,11 +1,10 @@
 """Validation of the arguments both linear operations share: ValueError with name, want and got."""
 
-import math
-
 import torch
 from torch import Tensor
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_SINGLE = torch.finfo(torch.float32)
 
 
 def text(x: Tensor) -> str:
@@ -13,13 +12,25 @@ def text(x: Tensor) -> str:
     return f"{list(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 
+def check_tensors(
+    required: dict[str, Tensor], optional: dict[str, Tensor | None] | None = None
+) -> None:
+    """Every value a tensor; those of `optional` may be None."""
+    for name, x in {**required, **(optional or {})}.items():
+        if not isinstance(x, Tensor) and not (x is None and name not in required):
+            raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
+
+
 def cast_for_autocast(
     hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """hidden, weight and bias as torch.nn.functional.linear sees them: cast when autocast is on."""
-    if not torch.is_autocast_enabled(hidden.device.type) or hidden.dtype == torch.float64:
+    kind = hidden.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return hidden, weight, bias
-    dtype = torch.get_autocast_dtype(hidden.device.type)
+    if hidden.dtype == torch.float64:
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
@@ -32,7 +43,7 @@ def check_head(
     softcap: float | None,
     logits_dtype: torch.dtype | None,
 ) -> None:
-    """Shapes, dtypes, devices and ranges of the projection; targets by value on the CPU only."""
+    """Shapes, dtypes and devices of the projection, and its numbers; not the values of targets."""
     for name, x in (("hidden", hidden), ("weight", weight)):
         if x.dim() != 2 or x.dtype not in _FLOATS:
             raise ValueError(f"{name}: expected 2 axes of a floating dtype, got {text(x)}")
@@ -65,15 +76,16 @@ def check_head(
 
 
 def check_positive(name: str, value: float) -> None:
-    """A finite number above 0."""
+    """A number above 0 that is finite in float32, and so is its inverse (kernels divide by it)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    # By comparison: under torch.compile with dynamic=True the value may be symbolic.
+    if not is_number or not _SINGLE.tiny <= value <= 1.0 / _SINGLE.tiny:
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 
 def check_targets(target: Tensor, vocab: int, is_active: Tensor | None = None) -> None:
     """Range of the targets of active rows; on the CPU only, where looking costs nothing."""
-    if target.is_cuda or target.numel() == 0:
+    if target.device.type != "cpu" or target.numel() == 0:
         return
     is_bad = (target < 0) | (target >= vocab)
     if is_active is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.backends import check_backend, resolve_backend
-from nsr_fast.kernels.checks import cast_for_autocast, check_head, check_targets
+from nsr_fast.kernels.checks import cast_for_autocast, check_head, check_targets, check_tensors
 from nsr_fast.kernels.chunks import (
     Gradients,
     Head,
@@ -60,10 +60,9 @@ def linear_logprobs(
     Memory   one tile [chunk, V] beside the results and gradients
     Raises   ValueError on shape, dtype, device or range; RuntimeError if the backend is absent
     """
+    check_tensors({"hidden": hidden, "weight": weight, "target": target}, {"bias": bias})
     hidden, weight, bias = cast_for_autocast(hidden, weight, bias)
     check_head(hidden, weight, target, bias, temperature, softcap, logits_dtype)
-    if not torch.compiler.is_compiling():
-        check_targets(target, weight.shape[0])
     logits_dtype = torch.float32 if backend == FUSED else logits_dtype or hidden.dtype
     check_backend(_of_rows(backend), hidden.device, logits_dtype)
     options = (temperature, softcap, logits_dtype, backend)
@@ -82,6 +81,7 @@ def _forward(
     logits_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_targets(target, weight.shape[0])
     if backend == FUSED:
         fused = import_module("nsr_fast.kernels.linear_logprobs_triton").linear_stats
         options = {"bias": bias, "temperature": temperature, "softcap": softcap}

@@ -16,7 +16,7 @@ from nsr_fast.kernels.checks import (
     cast_for_autocast,
     check_head,
     check_per_token,
-    check_targets,
+    check_tensors,
     text,
 )
 from nsr_fast.kernels.policy_ops import policy_loss, with_gradients
@@ -73,11 +73,13 @@ def linear_policy_loss(
     tail_mass             0; positive values are refused
     chunk_rows            rows of one logits tile; None: chosen by size
     accumulate_into_grad  weight and bias gradients are added to .grad at once, in float32 (made
-                          when None). backward() must then start from this loss with gradient 1
+                          when None), without hooks of theirs (DDP, FSDP). backward() must then
+                          start from this loss with gradient 1, once; no activation checkpointing
     Returns       PolicyLoss; loss is differentiable once in hidden, weight and bias
     Memory        one tile [chunk_rows, V] beside the gradients
     Raises        ValueError on shape, dtype, device or range; RuntimeError if the backend is absent
     """
+    check_arguments(hidden, weight, target, token_weight, bias)
     grad_owner = (weight, bias)
     hidden, weight, bias = cast_for_autocast(hidden, weight, bias)
     _check(hidden, weight, target, token_weight, bias, temperature, softcap, logits_dtype)
@@ -125,6 +127,14 @@ def policy_result(
     return PolicyLoss(loss, stats.logprob, stats.entropy, lse, stats)
 
 
+def check_arguments(
+    hidden: Tensor, weight: Tensor, target: Tensor, token_weight: Tensor, bias: Tensor | None
+) -> None:
+    """The positional ones are tensors; ValueError that names the first that is not."""
+    required = {"hidden": hidden, "weight": weight, "target": target, "token_weight": token_weight}
+    check_tensors(required, {"bias": bias})
+
+
 def check_options(
     surrogate: SurrogateFn | None,
     sides: dict[str, Tensor | None],
@@ -133,17 +143,20 @@ def check_options(
     chunk_rows: int | None,
 ) -> None:
     """Side inputs, surrogate and numbers; ValueError with name, expected, got."""
+    check_tensors({}, sides)
     for name, side in sides.items():
         check_per_token(name, side, hidden.shape[0], hidden.device)
-    if surrogate is not None and not callable(surrogate):
+    if surrogate is not None and (not callable(surrogate) or isinstance(surrogate, type)):
         raise ValueError(f"surrogate: expected None or a callable, got {surrogate!r}")
     if isinstance(surrogate, Surrogate):
         for name in surrogate.required():
             if sides[name] is None:
                 raise ValueError(f"{name}: expected [T], got None; {surrogate!r} reads it")
-    if not isinstance(entropy_coef, (int, float)) or entropy_coef != entropy_coef:
-        raise ValueError(f"entropy_coef: expected a number, got {entropy_coef!r}")
-    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
+    is_number = isinstance(entropy_coef, (int, float)) and not isinstance(entropy_coef, bool)
+    if not is_number or not abs(entropy_coef) < float("inf"):
+        raise ValueError(f"entropy_coef: expected a finite number, got {entropy_coef!r}")
+    is_count = isinstance(chunk_rows, int) and not isinstance(chunk_rows, bool)
+    if chunk_rows is not None and (not is_count or not 1 <= chunk_rows < 2**63):
         raise ValueError(f"chunk_rows: expected None or an integer >= 1, got {chunk_rows!r}")
 
 
@@ -160,8 +173,6 @@ def _check(
     check_head(hidden, weight, target, bias, temperature, softcap, logits_dtype)
     where = token_weight.device if token_weight.device.type == "cpu" else hidden.device
     check_per_token("token_weight", token_weight, hidden.shape[0], where)
-    if not torch.compiler.is_compiling() and not target.is_cuda:
-        check_targets(target, weight.shape[0], token_weight != 0)
 
 
 def _gradient_buffers(
@@ -190,6 +201,11 @@ def _own_grad(name: str, leaf: Tensor | None) -> Tensor | None:
     """The float32 .grad of a leaf, made when it is None."""
     if leaf is None or not leaf.requires_grad:
         return None
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            f"{name}: accumulate_into_grad inside a backward pass (activation checkpointing runs "
+            "the forward pass again there) would add the gradient twice; leave it False"
+        )
     if not leaf.is_leaf:
         raise ValueError(f"{name}: accumulate_into_grad expected a leaf tensor, got {leaf.grad_fn}")
     wide = torch.promote_types(leaf.dtype, torch.float32)
@@ -214,12 +230,11 @@ def _attach(
     """Make loss differentiable with the gradients the pass has already produced."""
     if all(buffer is None for buffer in buffers):
         return loss
-    inputs = [hidden, weight, bias]
-    if accumulate:
-        inputs, buffers = [hidden, None, None], (buffers[0], None, None)
-    pairs = [(x, g) for x, g in zip(inputs, buffers) if g is not None]
-    if not pairs:
-        return loss
+    pairs = [(x, g) for x, g in zip((hidden, weight, bias), buffers) if g is not None]
     leaves = [x for x, _ in pairs]
+    if accumulate and buffers[0] is not None:
+        leaves, pairs = leaves[:1], pairs[:1]
+    elif accumulate:  # nothing is left to hand over, yet backward() must be possible
+        pairs = []
     gradients = [g if g.dtype == x.dtype else g.to(x.dtype) for x, g in pairs]
     return with_gradients(loss, leaves, gradients, accumulate)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.backends import resolve_backend
+from nsr_fast.kernels.checks import check_targets
 from nsr_fast.kernels.chunks import Gradients, Head, row_functions
 from nsr_fast.kernels.policy_rows import policy_rows
 from nsr_fast.kernels.stats import ROW_NAMES
@@ -43,6 +44,8 @@ def policy_loss(
     chunk_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     """loss [] and the per-token rows of stats.ROW_NAMES [10, T]; fills the gradient buffers."""
+    if target.device.type == "cpu":  # here, so that compiled programs look too
+        check_targets(target, weight.shape[0], token_weight != 0)
     backend = resolve_backend(backend, hidden.device, logits_dtype)
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend, chunk_rows)
     return policy_rows(
@@ -70,7 +73,8 @@ def _(hidden, weight, bias, target, token_weight, old_logprob, *rest):
 def with_gradients(
     loss: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor], is_unit: bool
 ) -> Tensor:
-    """loss, differentiable in `inputs` with the given gradients; is_unit: upstream must be 1."""
+    """loss, differentiable in the first of `inputs` with the given gradients, and formally in the
+    rest; is_unit: those have theirs already, so the upstream gradient must be 1, once."""
     return loss.clone()
 
 
@@ -104,7 +108,8 @@ def _(gradients, upstream, is_unit):
 
 
 def _save_gradients(ctx, inputs, output) -> None:
-    _, _, gradients, ctx.is_unit = inputs
+    _, leaves, gradients, ctx.is_unit = inputs
+    ctx.num_inputs, ctx.is_used = len(leaves), False
     ctx.save_for_backward(*gradients)
 
 
@@ -113,11 +118,15 @@ def _scaled_gradients(ctx, upstream: Tensor):
         raise RuntimeError(
             "linear_policy_loss is differentiable once: create_graph=True is not supported"
         )
+    if ctx.is_unit and ctx.is_used:
+        raise RuntimeError("linear_policy_loss: accumulate_into_grad allows one backward pass")
+    ctx.is_used = True
     gradients = list(ctx.saved_tensors)
     if _is_graph_kept():
         gradients = [gradient.clone() for gradient in gradients]
     scale_(gradients, upstream, ctx.is_unit)
-    return None, gradients, [None] * len(gradients), None
+    unfilled = [None] * (ctx.num_inputs - len(gradients))
+    return None, [*gradients, *unfilled], [None] * len(gradients), None
 
 
 with_gradients.register_autograd(_scaled_gradients, setup_context=_save_gradients)

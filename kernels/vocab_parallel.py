@@ -20,7 +20,12 @@ from nsr_fast.kernels import reference
 from nsr_fast.kernels.backends import resolve_backend
 from nsr_fast.kernels.checks import check_head, check_per_token, check_targets
 from nsr_fast.kernels.chunks import Gradients, Head, RowFunctions, row_functions
-from nsr_fast.kernels.linear_policy_loss import PolicyLoss, check_options, policy_result
+from nsr_fast.kernels.linear_policy_loss import (
+    PolicyLoss,
+    check_arguments,
+    check_options,
+    policy_result,
+)
 from nsr_fast.kernels.policy_ops import with_gradients
 from nsr_fast.kernels.policy_rows import policy_rows
 from nsr_fast.kernels.reference import RowStats
@@ -58,6 +63,7 @@ def vocab_parallel_policy_loss(
     Returns       PolicyLoss; hidden gets the whole gradient everywhere, weight and bias their part
     Raises        as linear_policy_loss; a process that raises leaves the others waiting
     """
+    check_arguments(hidden, weight, target, token_weight, bias)
     check_head(hidden, weight, target, bias, temperature, softcap, logits_dtype)
     check_per_token("token_weight", token_weight, hidden.shape[0], hidden.device)
     sides = {

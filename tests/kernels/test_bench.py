@@ -59,3 +59,28 @@ def test_readme_tables_come_from_the_lines(monkeypatch, tmp_path):
     assert text.endswith("<!-- end -->\nb\n") and "Not yet measured on a GPU" in text
     assert text.count("| nsr_fast |") == 1 and "| 12345 |" in text
     assert table.fill(text) == text
+
+
+def test_row_kernel_table_leaves_the_restoring_copy_out(monkeypatch):
+    table = load_readme_table()
+    times = {
+        "nsr_fast cpu, x": 120.0,
+        "copy of the tile": 20.0,
+        "torch log_softmax + autograd": 800,
+    }
+    where = {"op": "row_stats_grad", "shape": {"T": 256}, "gpu": None, "cpu": "x", "threads": 1}
+    lines = [
+        {**where, "dtype": "float32", "mode": "rows", "backend": k, "cpu_ms": v}
+        for k, v in times.items()
+    ]
+    monkeypatch.setattr(table, "read", lambda name: lines)
+    rows = table.row_kernel().splitlines()[2:]
+    assert rows[0] == "| nsr_fast cpu, x | 256 x 151936 float32 | 100 | 8.0 |"
+    assert rows[1] == "| torch log_softmax + autograd | 256 x 151936 float32 | 800 | 1.0 |"
+
+
+def test_lines_of_other_thread_counts_are_other_cases():
+    table = load_readme_table()
+    line = {"shape": {"T": 1}, "dtype": "float32", "gpu": None, "cpu": "x", "backend": "b"}
+    lines = [{**line, "mode": "mean", "threads": n} for n in (1, 2, 2)]
+    assert table.newest(lines) == lines[:2]

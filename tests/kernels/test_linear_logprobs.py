@@ -58,6 +58,13 @@ def test_rows_without_an_upstream_gradient_may_hold_nan():
     assert bool((hidden.grad[4] == 0).all())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_are_bitwise_equal_twice(backend):
+    case = head_case(100, 333, 16)
+    first, second = (run(linear_logprobs, case, backend=backend)[0] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
 def test_no_upstream_gradient_gives_exact_zeros():
     hidden, weight = leaves(case := head_case(5, 20, 4), "hidden", "weight")
     out = linear_logprobs(hidden, weight, case["target"])

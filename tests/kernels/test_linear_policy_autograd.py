@@ -4,9 +4,12 @@ import pytest
 import torch
 from linear_cases import ALL, assert_as_good_as, head_case, leaves, run
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from nsr_fast.kernels import policy_ops, reference
+from nsr_fast.kernels import reference
+from nsr_fast.kernels.chunks import Gradients, Head, row_functions
 from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels.policy_rows import policy_rows
 from nsr_fast.kernels.surrogates import PpoClip
 
 BACKENDS = ["reference", "cpu"]
@@ -101,6 +104,69 @@ def test_accumulate_into_grad_wants_upstream_one_and_a_leaf():
         linear_policy_loss(hidden, weight * 1, *args, accumulate_into_grad=True)
 
 
+def test_accumulate_into_grad_refuses_what_would_count_twice():
+    hidden, weight = leaves(case := head_case(4, 9, 3), "hidden", "weight")
+    args = (case["target"], case["token_weight"])
+
+    def loss(hidden):
+        return linear_policy_loss(hidden, weight, *args, accumulate_into_grad=True).loss
+
+    kept = loss(hidden)
+    kept.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="accumulate_into_grad allows one backward pass"):
+        kept.backward()
+    again = checkpoint(loss, hidden.tanh(), use_reentrant=False)
+    with pytest.raises(RuntimeError, match="accumulate_into_grad inside a backward pass"):
+        again.backward()
+
+
+def test_accumulate_into_grad_works_with_a_frozen_trunk():
+    case = head_case(8, 30, 4)
+    (weight,), (plain,) = leaves(case, "weight"), leaves(case, "weight")
+    args = (case["target"], case["token_weight"])
+    for _ in range(2):
+        options = {"accumulate_into_grad": True}
+        linear_policy_loss(case["hidden"], weight, *args, **options).loss.backward()
+        linear_policy_loss(case["hidden"], plain, *args).loss.backward()
+    assert torch.allclose(weight.grad, plain.grad, atol=1e-6)
+    with pytest.raises(RuntimeError, match="upstream gradient of 1"):
+        (linear_policy_loss(case["hidden"], weight, *args, **options).loss * 2).backward()
+
+
+def test_the_weight_gradient_is_handed_over_not_copied():
+    case = head_case(8, 4099, 64)
+    inputs = leaves(case, "hidden", "weight")
+    loss = linear_policy_loss(*inputs, case["target"], case["token_weight"]).loss
+    made = [x.data_ptr() for x in loss.grad_fn.saved_tensors]
+    loss.backward()
+    assert [x.grad.data_ptr() for x in inputs] == made
+
+
+def test_activation_checkpointing_of_the_plain_form():
+    case = head_case(8, 30, 4)
+    results = []
+    for is_checkpointed in (False, True):
+        hidden, weight = leaves(case, "hidden", "weight")
+
+        def loss(x, weight=weight):
+            return linear_policy_loss(x.tanh(), weight, case["target"], case["token_weight"]).loss
+
+        out = checkpoint(loss, hidden, use_reentrant=False) if is_checkpointed else loss(hidden)
+        out.backward()
+        results.append((hidden.grad, weight.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_inference_mode_gives_the_loss_alone():
+    hidden, weight = leaves(case := head_case(8, 30, 4), "hidden", "weight")
+    args = (hidden, weight, case["target"], case["token_weight"])
+    expected = linear_policy_loss(*args)
+    with torch.inference_mode():
+        result = linear_policy_loss(*args)
+    assert torch.equal(result.loss, expected.loss) and not result.loss.requires_grad
+    assert torch.equal(result.entropy, expected.entropy)
+
+
 def test_tied_embedding_gets_both_gradients():
     case = head_case(10, 30, 4)
     grads = []
@@ -150,10 +216,10 @@ class NoSynchronisation(TorchDispatchMode):
 def test_the_chunk_loop_never_waits_for_the_device():
     case = head_case(40, 30, 4)
     case["token_weight"][::2] = 0.0
-    buffers = [torch.empty_like(case[name]) for name in ALL]
-    args = [case["hidden"], case["weight"], case["bias"], case["target"], case["token_weight"]]
-    args += [case["token_weight"], None, None, *buffers, False, 1.0, None, "PpoClip"]
-    args += [PpoClip().numbers(), 0.1, torch.float32, "reference", 4]
+    gradients = Gradients(*(torch.empty_like(case[name]) for name in ALL))
+    head = Head(case["weight"], case["bias"], 1.0, None, torch.float32, "reference", 4)
+    args = [case["hidden"], case["target"], case["token_weight"]]
+    args += [(case["token_weight"], None, None), PpoClip(), 0.1, gradients]
     with NoSynchronisation() as mode:
-        policy_ops.policy_loss._init_fn(*args)
+        policy_rows(head, row_functions(head), *args)
     assert mode.gathers == 1

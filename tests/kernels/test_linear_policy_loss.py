@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from linear_cases import ALL, assert_as_good_as, check, head_case, run
+from linear_cases import ALL, assert_as_good_as, check, head_case, leaves, run
 
-from nsr_fast.kernels import reference
+from nsr_fast.kernels import matmul, reference
 from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
 from nsr_fast.kernels.surrogates import PpoClip
 
@@ -73,10 +73,37 @@ def test_many_tokens_of_a_tiny_vocabulary():
     check(head_case(65_537, 11, 3), eps=2e-5)
 
 
+def test_the_batched_product_meets_every_edge_of_its_blocks(monkeypatch):
+    monkeypatch.setattr(matmul, "_COLUMNS", 16)
+    step = 16 * max(4, torch.get_num_threads())
+    for vocab in (step - 1, step, step + 1, 3 * step, 3 * step + 17):
+        case = head_case(9, vocab, 5)
+        hidden, weight = case["hidden"], case["weight"]
+        wide = torch.full((9, vocab + 3), torch.nan)
+        matmul.logits_into(wide[:, :vocab], hidden, weight, None)
+        assert torch.allclose(wide[:, :vocab], hidden @ weight.t(), atol=1e-5)
+        assert bool(wide[:, vocab:].isnan().all())
+
+
 def test_a_few_tokens_of_the_qwen_vocabulary():
     case = head_case(3, 151_936, 9)
     case["target"][0] = 151_935
     check(case)
+
+
+@pytest.mark.parametrize("tokens, vocab, width", [(1, 8193, 5), (3, 151_936, 9)])
+def test_gradients_match_without_a_bias(tokens, vocab, width):
+    case = head_case(tokens, vocab, width)
+    args = (case["target"], case["token_weight"])
+    grads = []
+    for dtype in (torch.float64, torch.float32):
+        inputs = leaves(case, "hidden", "weight", dtype=dtype)
+        reference.linear_policy_loss(*inputs, *args).backward()
+        grads.append([x.grad for x in inputs])
+    got = leaves(case, "hidden", "weight")
+    linear_policy_loss(*got, *args).loss.backward()
+    for name, x, truth, base in zip(ALL, got, *grads):
+        assert_as_good_as(x.grad, truth, base, name=name, eps=4e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -105,12 +132,14 @@ def test_a_surrogate_runs_inside_the_pass(backend, dual_clip):
     assert 5 < int(clipped.sum()) < 45 and bool((result.stats.c[clipped] == 0).all())
 
 
-def test_extreme_logits_stay_finite_and_right():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_logits_stay_finite_and_right(backend):
     case = head_case(12, 77, 6)
     case["hidden"] *= 1e4
     case["bias"][5] = -torch.inf
     case["target"][case["target"] == 5] = 6
-    check(case)
+    check(case, backend=backend)
+    check(case, backend=backend, temperature=2.0, entropy_coef=0.1, chunk=5)
 
 
 def test_logprob_is_within_1e_5_of_float64_and_never_positive():
@@ -144,9 +173,12 @@ def test_float32_logits_of_bfloat16_inputs_are_exact():
         assert_as_good_as(g, t, t.to(torch.bfloat16), name=name, eps=1e-5)
 
 
-def test_results_are_bitwise_equal_twice():
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_results_are_bitwise_equal_twice(accumulate, backend):
     case = head_case(100, 333, 16)
-    runs = [run(linear_policy_loss, case, chunk_rows=32)[0] for _ in range(2)]
+    options = {"chunk_rows": 32, "backend": backend, "accumulate_into_grad": accumulate}
+    runs = [run(linear_policy_loss, case, **options)[0] for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
 

@@ -101,3 +101,33 @@ def test_compiled_operations_equal_eager_ones(mode):
         assert_compiled_equals_eager(policy(case, surrogate), case, mode)
     assert_compiled_equals_eager(policy(case, None, accumulate=True), case, mode, fill=1.0)
     assert_compiled_equals_eager(logprobs(case), case, mode)
+
+
+def test_compiled_with_dynamic_sizes_equals_eager():
+    torch._dynamo.reset()
+
+    def step(hidden, weight, target, token_weight):
+        options = {"temperature": 0.9, "entropy_coef": 0.1, "chunk_rows": 4}
+        return linear_policy_loss(hidden, weight, target, token_weight, **options).loss
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (5, 3, 1, 0, 9):
+        case = head_case(tokens, 33, 5)
+        results = []
+        for function in (step, compiled):
+            inputs = leaves(case, "hidden", "weight")
+            loss = function(*inputs, case["target"], case["token_weight"])
+            loss.backward()
+            results.append([loss.detach(), *(x.grad for x in inputs)])
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results))
+
+
+@pytest.mark.parametrize("function", [linear_policy_loss, linear_logprobs])
+def test_compiled_programs_check_targets_on_the_cpu_too(function):
+    torch._dynamo.reset()
+    case = head_case(6, 9, 3)
+    case["target"][2] = 9
+    names = ["hidden", "weight", "target"] + ["token_weight"] * (function is linear_policy_loss)
+    compiled = torch.compile(lambda *args: function(*args).logprob, fullgraph=True, backend="eager")
+    with pytest.raises(ValueError, match=r"target: expected values in \[0, 9\), got 9 in row 2"):
+        compiled(*(case[name] for name in names))
