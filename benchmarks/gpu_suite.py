@@ -26,6 +26,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_suite.jsonl"
 WIDTHS = (896, 3584, 1536, 2560)  # the two ends first, in case time runs out
+VLLM_TESTS = "tests/rollout/test_vllm_memory.py"
 SCRIPTS = ("bench_trainer.py", "bench_shared_weights.py")
 
 
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> int:
         for active in (1.0, 0.5):
             lines = time_case(width, active, deadline, has_peers=options.wheels is not None)
             record(options.out, lines, where)
+    if options.scripts:
+        record(options.out, [run_tests([VLLM_TESTS], limit_s=200)], where)
     for script in SCRIPTS if options.scripts else ():
         record(options.out, [run_script(script, options.out.parent, limit_s=300)], where)
     print(f"\nlines appended to {options.out}")
