@@ -11,6 +11,7 @@ benchmarks/results/shared_weights.jsonl.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -39,13 +40,14 @@ def measure(folder: str, share: bool, completion: int) -> dict:
     from nsr_fast.train.round import run_round
 
     rounds = [run_round(learner, index, prompts).metrics for index in range(ROUNDS)]
+    peak_bytes, num_parameters = meter.peak_bytes(), sum(p.numel() for p in policy.parameters())
+    allocate_as_usual()
     decode_tokens_per_s = decode_rate(learner, prompts)
     syncs_ms = []
     for _ in range(5):
         started = time.perf_counter()
         learner.engine.weights_updated()
         syncs_ms.append(1e3 * (time.perf_counter() - started))
-    peak_bytes, num_parameters = meter.peak_bytes(), sum(p.numel() for p in policy.parameters())
     note = learner.engine.notes[0]
     learner.engine.close()
     return {
@@ -63,6 +65,13 @@ def measure(folder: str, share: bool, completion: int) -> dict:
         **{name: value for name, value in rounds[-1].items() if name.startswith("memory/")},
         "torch": torch.__version__,
     }
+
+
+def allocate_as_usual() -> None:
+    """Undo what compare() asks of malloc for the memory's sake: it slows large temporaries."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, where glibc's own adaptation ends
+    libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD, likewise
 
 
 def decode_rate(learner, prompts: list) -> float:
@@ -181,7 +190,7 @@ def compare(layers: int, hidden: int, vocab: int, completion: int) -> list[dict]
             command = [sys.executable, __file__, "--measure", mode, "--folder", folder]
             command += ["--completion", str(completion)]
             # glibc gives every freed tensor back at once, so that the peak is what is held
-            env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+            env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])

@@ -142,10 +142,10 @@ def countdown() -> str:
 def shared_weights() -> str:
     """Memory and sync with one copy of the weights and with two."""
     newest_lines = {(line["device"], line["mode"]): line for line in read("shared_weights.jsonl")}
-    rows = ["| device | weights | peak MiB | sync ms | decode tokens/s |\n|---|---|---|---|---|\n"]
+    rows = ["| device | weights | peak MiB | sync ms |\n|---|---|---|---|\n"]
     for (device, mode), line in newest_lines.items():
-        mib, rate = line["peak_bytes"] / 2**20, line["decode_tokens_per_s"]
-        rows.append(f"| {device} | {mode} | {mib:.0f} | {line['sync_ms']:.2f} | {rate:.0f} |\n")
+        mib = line["peak_bytes"] / 2**20
+        rows.append(f"| {device} | {mode} | {mib:.0f} | {line['sync_ms']:.2f} |\n")
     return "".join(rows)
 
 
