@@ -1,6 +1,7 @@
 """The command `nsr-fast`. Exit codes: 0 done, 2 bad input, 3 stopped by a guard, 1 else."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -60,7 +61,16 @@ def _train(words: list[str]) -> None:
     config = load_config(overrides.pop("config", None), overrides)
     from nsr_fast.train.loop import train
 
-    train(config)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        train(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _report(words: list[str]) -> None:

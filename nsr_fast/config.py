@@ -18,11 +18,11 @@ from nsr_fast.errors import InputError
 class Config(BaseModel):
     """All keys with their defaults; `nsr-fast train --help` prints this table."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
     data: str = Field(description="JSONL, JSONL.gz or parquet file, or a `datasets` name")
-    output_dir: str = Field(description="run directory; must not hold a run yet")
+    output_dir: str = Field(min_length=1, description="run directory; must not hold a run yet")
     overwrite: bool = Field(False, description="replace the run that output_dir holds")
     dry_run: bool = Field(False, description="check settings and data, print them, load no model")
 
@@ -60,10 +60,12 @@ class Config(BaseModel):
     )
     top_k: int = Field(0, ge=0, description="sample from the k likeliest; 0: all, see top_p")
     round_token_budget: int | None = Field(
-        None, ge=1, description="cut the stragglers after so many sampled tokens a round"
+        None, ge=1, description="cut the stragglers once a round has sampled so many tokens"
     )
     round_seconds: float | None = Field(
-        None, gt=0, description="cut the stragglers after so long a rollout phase"
+        None,
+        gt=0,
+        description="cut them after so long; cut ones are unscored, which favours short ones",
     )
 
     learning_rate: float = Field(1e-6, gt=0, description="constant after the warm-up")
@@ -135,8 +137,9 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
             raise InputError(f"expected --key value, got {word!r}")
         key, has_value, value = word[2:].partition("=")
         if not has_value:
-            if not rest:
-                raise InputError(f"--{key}: a value is missing; write --{key} VALUE")
+            if not rest or rest[0].startswith("--"):
+                value = "true" if _is_boolean(key.replace("-", "_")) else "VALUE"
+                raise InputError(f"--{key}: a value is missing; write --{key} {value}")
             value = rest.pop(0)
         key = key.replace("-", "_")
         if key in overrides:
@@ -152,6 +155,11 @@ def config_help() -> str:
         default = "required" if field.is_required() else field.default
         lines.append(f"  --{name:24} {default!s:10} {field.description or ''}".rstrip())
     return "\n".join(lines)
+
+
+def _is_boolean(key: str) -> bool:
+    field = Config.model_fields.get(key)
+    return field is not None and field.annotation is bool
 
 
 def _from_text(key: str, text: str) -> str | None:

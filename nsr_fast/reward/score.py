@@ -54,7 +54,7 @@ def call_reward(reward_fn: RewardFunction, arguments: Mapping[str, list]) -> lis
             rewards = asyncio.run(_awaited(rewards))
     except InputError:
         raise
-    except Exception as error:  # whatever the user's code raises ends the run with its name
+    except (Exception, SystemExit) as error:  # whatever the user's code raises names it
         raise InputError(
             f"reward: {name} raised {type(error).__name__}: {error} "
             f"{_position(error)}on {len(ids)} completions, the first of row {ids[0]!r}"

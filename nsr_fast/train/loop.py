@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nsr_fast.config import Config
@@ -38,6 +38,10 @@ def train(config: Config) -> Path:
         try:
             run = RunDirectory(config, environment())
             _run(config, inputs, learner, run, progress)
+        except KeyboardInterrupt:
+            if (Path(config.output_dir) / "metrics.jsonl").is_file():
+                progress.say(f"stopped; report {write_report(config.output_dir)}")
+            raise
         finally:
             learner.engine.close()
     return run.path
@@ -68,6 +72,8 @@ def _run(
         run.log_round(result.metrics)
         run.log_rollouts(round_index, _samples(result, config.sample_rollouts))
         progress.round_done(result.metrics)
+        if result.metrics["trained_tokens"] == 0:
+            progress.say(nothing_trained(result.metrics))
         is_last = round_index == config.max_rounds
         if is_last or (config.eval_rounds and round_index % config.eval_rounds == 0):
             evaluations[round_index] = _evaluate(
@@ -109,6 +115,15 @@ def _evaluate(
     curve = "  ".join(f"@{k} {p:.3f}" for k, p in zip(record["k"], record["pass_at_k"]))
     progress.say(f"after round {round_index}: Pass@k  {curve}   entropy {evaluation.entropy:.3f}")
     return evaluation
+
+
+def nothing_trained(metrics: Mapping) -> str:
+    """Why a round changed no weight, in one line."""
+    return (
+        f"round {metrics['round']}: no rollout carried a weight, nothing was trained: "
+        f"{metrics['num_cut']} cut by the round's budget, {metrics['num_unscored']} unscored in "
+        f"all, the rest of a sign that this objective drops"
+    )
 
 
 def eval_sampling(config: Config) -> Sampling:

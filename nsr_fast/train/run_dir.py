@@ -2,6 +2,7 @@
 checkpoints/, report.html. Append-only while the run lasts."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,8 +19,11 @@ _FOLDERS = ("rollouts", "checkpoints")
 def check_output_dir(config: Config) -> None:
     """Raise InputError when output_dir holds a run and `overwrite` is off. Changes nothing."""
     folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir: {folder} is a file; expected a directory")
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise InputError(f"output_dir: {parent} is a file; expected a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"output_dir: cannot write in {parent}; choose another directory")
     held = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
     if held and not config.overwrite:
         raise InputError(
@@ -38,7 +42,10 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
         for name in _FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output_dir: cannot make {self.path}: {error.strerror}") from None
         settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
         (self.path / "config.yaml").write_text(settings)
         (self.path / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")

@@ -44,8 +44,8 @@ class Inputs:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config)
-    rows = _rows(config, config.data)
-    eval_rows = _rows(config, config.eval_data) if config.eval_data else []
+    rows = _rows(config, "data")
+    eval_rows = _rows(config, "eval_data") if config.eval_data else []
     if config.eval_rounds and not config.eval_data:
         raise InputError("eval_rounds: needs eval_data, which is not given; add eval_data: FILE")
     reward_fn = load_reward(config.reward, unsafe=config.unsafe, extract=config.extract)
@@ -71,9 +71,13 @@ def prepare(config: Config) -> Inputs:
     )
 
 
-def _rows(config: Config, data: str) -> list[dict]:
-    """The rows of `data`, their answers checked as far as the reward's kind allows."""
-    rows = read_rows(data)
+def _rows(config: Config, key: str) -> list[dict]:
+    """The rows that `key` names, their answers checked as far as the reward's kind allows."""
+    data = getattr(config, key)
+    try:
+        rows = read_rows(data)
+    except InputError as error:
+        raise InputError(str(error).replace("data: ", f"{key}: ", 1)) from None
     rewards = [part.partition("*")[0].strip() for part in config.reward.split(",")]
     if "math" in rewards:  # every answer must verify against itself
         rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
@@ -137,13 +141,18 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
 
 
 def check_sampling(config: Config) -> None:
-    """Truncated sampling and importance ratios against the sampler exclude each other."""
+    """Truncated sampling excludes what compares the policy with the sampler."""
     is_truncated = config.top_p < 1.0 or config.top_k > 0
     if is_truncated and config.importance_sampling_cap is not None:
         raise InputError(
             f"top_p {config.top_p}, top_k {config.top_k}: with importance_sampling_cap expected "
             "top_p 1.0 and top_k 0, because the sampler's logprobs are then those of the kept "
             "tokens only and every ratio would be off; remove one of the keys"
+        )
+    if is_truncated and config.drift_limit is not None:
+        raise InputError(
+            f"drift_limit {config.drift_limit}: with top_p {config.top_p} and top_k {config.top_k} "
+            "the sampler's logprobs are of another distribution and no limit can hold; remove it"
         )
 
 

@@ -167,3 +167,27 @@ def test_truncated_sampling_with_importance_ratios(run, truncation):
 
 def test_unknown_engine(run):
     refused(run(engine="sglang"), "engine: expected", "'vllm'", "'sglang'")
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay", "kv_cache_gib"])
+def test_infinite_numbers(run, key):
+    refused(run(**{key: "inf"}), f"{key}: expected", "finite", "'inf'")
+
+
+def test_output_dir_below_a_file_and_empty(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(run(output_dir=tmp_path / "file" / "run"), "output_dir", "file is a file")
+    refused(run(output_dir=""), "output_dir: expected")
+
+
+def test_drift_limit_with_truncated_sampling(run):
+    refused(run(top_p=0.5, drift_limit=1e-3), "drift_limit 0.001", "top_p 0.5")
+
+
+def test_eval_data_is_named_in_its_errors(run):
+    refused(run(eval_data="no/such.jsonl"), "eval_data: no/such.jsonl")
+
+
+def test_a_flag_without_its_value(run, capsys):
+    assert main(["train", "--dry_run", "--model", "m"]) == 2
+    assert "--dry_run: a value is missing; write --dry_run true" in capsys.readouterr().err

@@ -166,6 +166,37 @@ def test_the_transformers_engine_trains_too_and_cut_stragglers_are_unscored(
         assert metrics["drift_mean"] < 1e-4
 
 
+def test_rounds_that_train_nothing_say_why(nsr_fast, inputs, checkpoint):
+    done = nsr_fast(
+        "train",
+        model=checkpoint("qwen2"),
+        data=inputs / "data.jsonl",
+        reward=f"{inputs}/reward.py:every_other",
+        output_dir=inputs / "run",
+        template="none",
+        engine="transformers",
+        round_token_budget=1,
+        **SETTINGS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "round 2: no rollout carried a weight, nothing was trained: 16 cut" in done.stdout
+
+
+def test_sigterm_ends_a_run_with_its_report(inputs, checkpoint):
+    keys = {"model": checkpoint("qwen2"), "data": inputs / "data.jsonl", "template": "none"}
+    keys |= {"reward": f"{inputs}/reward.py:every_other", "engine": "transformers"}
+    keys |= {**SETTINGS, "output_dir": inputs / "run", "max_rounds": 100_000}
+    command = [sys.executable, "-m", "nsr_fast.cli", "train", *options(keys)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert any(line.startswith("round 2/") for line in process.stdout)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.strip().endswith("nsr-fast: interrupted")
+    assert "stopped; report" in out and (inputs / "run" / "report.html").is_file()
+
+
 def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(nsr_fast, inputs, checkpoint):
     done = nsr_fast(
         "train",
