@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if words else 2
+    asks_help = words[1:] in (["-h"], ["--help"]) and words[0] in ("report", "check", "info")
+    if asks_help:  # the other verbs have a page of their own
+        print(_USAGE, end="")
+        return 0
     try:
         return _verb(words[0])(words[1:]) or 0
     except InputError as error:

@@ -191,3 +191,9 @@ def test_eval_data_is_named_in_its_errors(run):
 def test_a_flag_without_its_value(run, capsys):
     assert main(["train", "--dry_run", "--model", "m"]) == 2
     assert "--dry_run: a value is missing; write --dry_run true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["report", "check", "info"])
+def test_verbs_without_options_show_the_usage(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert "usage: nsr-fast VERB" in capsys.readouterr().out
