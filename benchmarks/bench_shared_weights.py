@@ -90,11 +90,11 @@ def make_learner(folder: str, policy, share: bool, completion: int):
     from transformers import AutoTokenizer
 
     from nsr_fast.objective import Objective
-    from nsr_fast.rollout.rollout import Budget, Sampling
     from nsr_fast.rollout.vllm_engine import VllmEngine
     from nsr_fast.train.optimizer import PolicyOptimizer
     from nsr_fast.train.round import Learner
     from nsr_fast.train.step import UpdateSettings
+    from nsr_fast.types import Budget, Sampling
 
     engine = VllmEngine(
         folder,
@@ -126,7 +126,7 @@ def parity(prompts, completions, completion_ids, **columns):
 
 
 def make_prompts(vocab: int) -> list:
-    from nsr_fast.data.prompt import Prompt
+    from nsr_fast.types import Prompt
 
     ids = [
         [(7919 * (i + 1) * (j + 1)) % vocab for j in range(PROMPT_TOKENS)] for i in range(PROMPTS)

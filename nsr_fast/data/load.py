@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.data.rows import read_rows
 from nsr_fast.data.templates import check_template, templated_text
 from nsr_fast.errors import InputError
+from nsr_fast.types import Prompt
 
 
 def load_prompts(

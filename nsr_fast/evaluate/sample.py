@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
 from nsr_fast.reward.score import RewardFunction, score_groups
 from nsr_fast.rollout.engine import Engine
-from nsr_fast.rollout.rollout import Sampling, sampling_seed, whole_groups
+from nsr_fast.rollout.rollout import whole_groups
+from nsr_fast.types import Prompt, Sampling, sampling_seed
 
 _COMPLETIONS_AT_ONCE = 8192
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from typing import TYPE_CHECKING, Protocol
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import InputError
-from nsr_fast.rollout.rollout import Budget, Rollout, Sampling
+from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -22,8 +22,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from nsr_fast.data.prompt import Prompt
-from nsr_fast.rollout.rollout import Budget, BudgetMeter, Rollout, Sampling
+from nsr_fast.rollout.budget import BudgetMeter
+from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
 _WAIT_FOR_ALL = Budget()
 
@@ -60,9 +60,8 @@ class TransformersEngine:
         keys.sort(key=lambda key: len(prompts[key[0]].token_ids))  # little padding
         for start in range(0, len(keys), self._max_num_seqs):
             batch = keys[start : start + self._max_num_seqs]
-            token_ids = [prompts[i].token_ids for i, _ in batch]
             row_seeds = [seeds[i] + j for i, j in batch]
-            rollouts = self._batch(token_ids, sampling, row_seeds, meter)
+            rollouts = self._batch([prompts[i] for i, _ in batch], sampling, row_seeds, meter)
             for key, rollout in zip(batch, rollouts, strict=True):
                 yield *key, rollout
 
@@ -83,19 +82,20 @@ class TransformersEngine:
     @torch.no_grad()
     def _batch(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         seeds: Sequence[int],
         meter: BudgetMeter,
     ) -> list[Rollout]:
         if meter.is_spent():
-            return [Rollout((), (), "", "cut")] * len(prompts)
-        longest = max(map(len, prompts))
+            return [Rollout(prompt, (), (), "", "cut") for prompt in prompts]
+        token_ids = [prompt.token_ids for prompt in prompts]
+        longest = max(map(len, token_ids))
         length = min(sampling.max_completion_length, self._max_model_len - longest)
         device = self._trainer.device
-        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in token_ids], device=device)
         mask = torch.tensor(
-            [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device
+            [[0] * (longest - len(p)) + [1] * len(p) for p in token_ids], device=device
         )
         sampler = _Sampler(sampling, seeds, length, device)
         watch = _BudgetWatch(meter, self._stop_token_ids, longest)
@@ -107,15 +107,17 @@ class TransformersEngine:
                 logits_processor=LogitsProcessorList([sampler]),
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
-        completions, logprobs = out[:, longest:].tolist(), sampler.logprobs().tolist()
-        return [self._rollout(*row, length) for row in zip(completions, logprobs, strict=True)]
+        rows = zip(prompts, out[:, longest:].tolist(), sampler.logprobs().tolist(), strict=True)
+        return [self._rollout(*row, length) for row in rows]
 
-    def _rollout(self, token_ids: list[int], logprobs: list[float], length: int) -> Rollout:
+    def _rollout(
+        self, prompt: Prompt, token_ids: list[int], logprobs: list[float], length: int
+    ) -> Rollout:
         ends = [i for i, token in enumerate(token_ids) if token in self._stop_token_ids]
         size = ends[0] + 1 if ends else len(token_ids)
         reason = "stop" if ends else "length" if size == length else "cut"
         text = self._tokenizer.decode(token_ids[:size], skip_special_tokens=True)
-        return Rollout(tuple(token_ids[:size]), tuple(logprobs[:size]), text, reason)
+        return Rollout(prompt, tuple(token_ids[:size]), tuple(logprobs[:size]), text, reason)
 
     def _settings(self, length: int) -> GenerationConfig:
         stop = self._stop_token_ids

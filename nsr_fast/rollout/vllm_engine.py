@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import EngineFailure, GuardStop
+from nsr_fast.rollout.budget import BudgetMeter
 from nsr_fast.rollout.engine_weights import EngineWeights
-from nsr_fast.rollout.rollout import Budget, BudgetMeter, Rollout, Sampling
 from nsr_fast.rollout.vllm_memory import KvCacheTurns
 from nsr_fast.rollout.vllm_start import start_vllm
+from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
 _WAIT_FOR_ALL = Budget()
 
@@ -87,7 +87,9 @@ class VllmEngine:
         engine, meter = self._llm.llm_engine, BudgetMeter(budget)
         self._num_calls += 1
         index_of = {f"nsr-{self._num_calls}-{i}": i for i in range(len(prompts))}
-        running = {(i, j): _Partial() for i in index_of.values() for j in _samples(sampling)}
+        running = {
+            (i, j): _Partial(prompts[i]) for i in index_of.values() for j in _samples(sampling)
+        }
         try:
             for (request_id, index), seed in zip(index_of.items(), seeds, strict=True):
                 token_ids = list(prompts[index].token_ids)
@@ -173,6 +175,7 @@ def _samples(sampling: Sampling) -> range:
 class _Partial:
     """A completion while it grows."""
 
+    prompt: Prompt
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str = "cut"
@@ -187,4 +190,4 @@ class _Partial:
     def rollout(self, tokenizer: PreTrainedTokenizerBase) -> Rollout:
         text = tokenizer.decode(self.token_ids, skip_special_tokens=True)
         ids, logprobs = tuple(self.token_ids), tuple(self.logprobs)
-        return Rollout(ids, logprobs, text, self.finish_reason)
+        return Rollout(self.prompt, ids, logprobs, text, self.finish_reason)

@@ -13,13 +13,13 @@ from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
 from nsr_fast.rollout.engine import resolve_engine
-from nsr_fast.rollout.rollout import Sampling
 from nsr_fast.train.attention import attention_note
 from nsr_fast.train.checkpoint import save_checkpoint
 from nsr_fast.train.progress import Progress, clock
 from nsr_fast.train.round import Learner, RoundResult, run_round
 from nsr_fast.train.run_dir import RunDirectory
 from nsr_fast.train.setup import Inputs, build_learner, prepare
+from nsr_fast.types import Sampling
 
 
 def train(config: Config) -> Path:

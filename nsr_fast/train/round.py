@@ -7,15 +7,14 @@ from math import isfinite
 
 from transformers import PreTrainedModel
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
 from nsr_fast.reward.score import RewardFunction, Rewards, score_groups, submit_groups
 from nsr_fast.rollout.engine import Engine
-from nsr_fast.rollout.rollout import Budget, Group, Rollout, Sampling, sampling_seed
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import TrainSequence
 from nsr_fast.train.step import UpdateMetrics, UpdateSettings, update_policy
+from nsr_fast.types import Budget, Group, Prompt, Rollout, Sampling, sampling_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from nsr_fast.reward.countdown import parse_problem
 from nsr_fast.reward.golds import usable_rows
 from nsr_fast.reward.score import RewardFunction
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
-from nsr_fast.rollout.rollout import Budget, Sampling
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.policy import load_policy, load_tokenizer, stop_token_ids
 from nsr_fast.train.round import Learner
 from nsr_fast.train.run_dir import check_output_dir
 from nsr_fast.train.step import UpdateSettings
+from nsr_fast.types import Budget, Sampling
 
 _DRIFT_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 

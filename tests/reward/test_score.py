@@ -1,15 +1,16 @@
 import pytest
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import InputError
 from nsr_fast.reward import load_reward, score_groups, submit_groups
-from nsr_fast.rollout.rollout import Group, Rollout
+from nsr_fast.types import Group, Prompt, Rollout
 
 
 def group(name, *texts):
     columns = {"id": name, "prompt": f"problem {name}", "answer": "2", "level": 3}
     prompt = Prompt(name, "templated", (1,), "2", columns)
-    return Group(prompt, tuple(Rollout((5, 6), (-0.1, -0.2), text, "stop") for text in texts))
+    return Group(
+        prompt, tuple(Rollout(prompt, (5, 6), (-0.1, -0.2), text, "stop") for text in texts)
+    )
 
 
 GROUPS = [group("a", r"\boxed{2}", r"\boxed{3}"), group("b", "no box")]

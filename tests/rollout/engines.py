@@ -3,9 +3,9 @@
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.rollout.engine import build_engine
-from nsr_fast.rollout.rollout import Sampling, sampling_seed, whole_groups
+from nsr_fast.rollout.rollout import whole_groups
+from nsr_fast.types import Prompt, Sampling, sampling_seed
 
 TEXTS = ["What is 12 + 30?", "Count: 1 2 3", "x", "the quick brown fox jumps"]
 GREEDY = Sampling(1, 12, temperature=0.0)

@@ -8,7 +8,7 @@ import torch
 from engines import TEXTS, generate, load, prompts_of, start, take_step
 
 from nsr_fast.errors import EngineFailure
-from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.types import Sampling
 
 pytestmark = pytest.mark.vllm
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from engines import GREEDY, TEXTS, generate, load, prompts_of, start, take_step, trainer_logprobs
 
-from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.types import Sampling
 
 pytestmark = pytest.mark.vllm
 CASES = [

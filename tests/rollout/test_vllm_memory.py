@@ -5,8 +5,8 @@ import torch
 from engines import TEXTS, generate, load, prompts_of, start, take_step, trainer_logprobs
 
 from nsr_fast.errors import GuardStop
-from nsr_fast.rollout.rollout import Sampling
 from nsr_fast.rollout.vllm_memory import check_turn, free_bytes
+from nsr_fast.types import Sampling
 
 GIB = 2**30
 

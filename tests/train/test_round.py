@@ -5,10 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from nsr_fast.data.prompt import Prompt
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
-from nsr_fast.rollout.rollout import Group, Rollout, sampling_seed
 from nsr_fast.train.loop import prompt_batches
 from nsr_fast.train.progress import Progress, clock
 from nsr_fast.train.round import (
@@ -19,18 +17,26 @@ from nsr_fast.train.round import (
     without_unfinished,
 )
 from nsr_fast.train.step import UpdateMetrics
+from nsr_fast.types import Group, Prompt, Rollout, sampling_seed
+
+A, B = Prompt("a", "a", (7, 8), "1", {}), Prompt("b", "b", (9,), "2", {})
 
 
-def rollout(*token_ids, logprob=-0.5, finish_reason="stop"):
-    return Rollout(token_ids, (logprob,) * len(token_ids), "text", finish_reason)
+def rollout(prompt, *token_ids, logprob=-0.5, finish_reason="stop"):
+    logprobs = (logprob,) * len(token_ids)
+    return Rollout(prompt, token_ids, logprobs, "text", finish_reason)
 
 
 GROUPS = [
     Group(
-        Prompt("a", "a", (7, 8), "1", {}),
-        (rollout(1, 2), rollout(3, logprob=-1.0), rollout(4, 5, 6, finish_reason="length")),
+        A,
+        (
+            rollout(A, 1, 2),
+            rollout(A, 3, logprob=-1.0),
+            rollout(A, 4, 5, 6, finish_reason="length"),
+        ),
     ),
-    Group(Prompt("b", "b", (9,), "2", {}), (rollout(1), rollout(2), rollout(3))),
+    Group(B, (rollout(B, 1), rollout(B, 2), rollout(B, 3))),
 ]
 REWARDS = [[1.0, -1.0, None], [-1.0, -1.0, -1.0]]
 

@@ -1,0 +1,73 @@
+"""What travels through a run: prompts, how to sample them, and rollouts that gain a reward and a weight."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A templated, tokenised problem and its accepted answer."""
+
+    id: str  # unique in its data set
+    text: str  # the template filled in: what the model reads
+    token_ids: tuple[int, ...]  # of `text`, no special tokens added
+    answer: object  # str, number, list of accepted answers, or whatever the reward reads
+    columns: Mapping[str, object]  # the row as loaded; `prompt` holds the raw problem
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. `logprob`s are those of the tempered, truncated distribution."""
+
+    num_generations: int
+    max_completion_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+
+    @property
+    def is_truncated(self) -> bool:
+        """Some tokens cannot be drawn, so a sampler logprob exceeds that of the full softmax."""
+        return self.top_p < 1.0 or self.top_k > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When to stop waiting for stragglers: tokens sampled in all, seconds; None: wait for all."""
+
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Rollout:
+    """One sampled completion. Each field has one writer: engine, then reward, then objective."""
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]  # engine: the stop token included
+    sampler_logprob: tuple[float, ...]  # engine: one per token, natural log, as it was sampled
+    text: str  # engine: decoded without special tokens
+    finish_reason: str  # engine: "stop" | "length" | "cut": a straggler that the budget ended
+    reward: float | None = None  # reward: the weighted sum of its parts; None: unscored
+    is_correct: bool | None = None  # reward: alone sets the sign; None: unscored
+    reward_parts: dict[str, float | None] = field(default_factory=dict)  # reward: by function
+    weight: float = 0.0  # objective: of every token; 0: the rollout never runs through the model
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All completions of one prompt in one round."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+def sampling_seed(run_seed: int, stream: str, round_index: int, prompt_index: int) -> int:
+    """A 62-bit seed of its own for every (run, stream, round, prompt).
+
+    The completions of one prompt get the seeds s, s + 1, ...; prompts that share a seed share their
+    noise, so neighbouring prompts must not get neighbouring seeds.
+    """
+    key = f"{run_seed}/{stream}/{round_index}/{prompt_index}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 2
