@@ -1,4 +1,4 @@
-"""What travels through a run: prompts, how to sample them, and rollouts that gain a reward and a weight."""
+"""What travels through a run: prompts, how they are sampled, rollouts with reward and weight."""
 
 import hashlib
 from collections.abc import Mapping
