@@ -31,7 +31,7 @@ def measure(folder: str, share: bool, completion: int) -> dict:
     import torch
 
     torch.set_num_threads(1)
-    from nsr_fast.train.policy import load_policy
+    from nsr_fast.model.load import load_policy
 
     meter = MemoryMeter()
     policy = load_policy(folder, "auto")

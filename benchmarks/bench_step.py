@@ -27,9 +27,9 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from nsr_fast.train.attention import PACKED_ATTENTION
-    from nsr_fast.train.packing import TrainSequence, pack
-    from nsr_fast.train.policy import hidden_states
+    from nsr_fast.model.attention import PACKED_ATTENTION
+    from nsr_fast.model.batch import TrainSequence, pack
+    from nsr_fast.model.load import hidden_states
     from nsr_fast.train.step import UpdateSettings, accumulate_gradients
 
     torch.set_num_threads(threads)

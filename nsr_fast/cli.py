@@ -56,7 +56,7 @@ def _verb(name: str) -> Callable[[list[str]], int | None]:
 
 
 def _train(words: list[str]) -> None:
-    from nsr_fast.config import config_help, load_config, parse_overrides
+    from nsr_fast.config_file import config_help, load_config, parse_overrides
 
     if words and words[0] in ("-h", "--help"):
         print(f"nsr-fast train --config FILE.yaml [--key value ...]\n\n{config_help()}")

@@ -1,35 +1,60 @@
-"""The run's settings: one YAML file, any key overridden on the command line, every value checked.
+"""Every setting of a run on one page, in groups; a group goes whole to the room that reads it.
 
-Names follow TRL where TRL has one. Two numbers set the batch: prompts_per_round and
-num_generations; micro-batching is automatic. An unknown key or a wrong value is one InputError.
+Names follow TRL where TRL has one. YAML and command line are flat: a key belongs to one group. Two
+numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from nsr_fast.errors import InputError
+from nsr_fast.types import Budget, Sampling
 
 
-class Config(BaseModel):
-    """All keys with their defaults; `nsr-fast train --help` prints this table."""
+class Group(BaseModel):
+    """Keys that one room reads; at most 12."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+
+class ModelKeys(Group):
+    """model/"""
+
     model: str = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+
+
+class DataKeys(Group):
+    """data/"""
+
     data: str = Field(description="JSONL, JSONL.gz or parquet file, or a `datasets` name")
+    template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
+        "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
+    )
+    max_prompt_length: int = Field(1024, ge=1, description="tokens; a longer prompt is an error")
+
+
+class RunKeys(Group):
+    """run/ and train/loop.py"""
+
     output_dir: str = Field(min_length=1, description="run directory; must not hold a run yet")
     overwrite: bool = Field(False, description="replace the run that output_dir holds")
     dry_run: bool = Field(False, description="check settings and data, print them, load no model")
+    max_rounds: int = Field(100, ge=1, description="rounds (generate, then update) to run")
+    save_rounds: int = Field(0, ge=0, description="checkpoint every N rounds; 0: the last only")
+    sample_rollouts: int = Field(8, ge=0, description="rollouts written to rollouts/ each round")
+    seed: int = Field(0, ge=0)
+    cpu_threads: int | None = Field(None, ge=1, description="none: torch's default")
 
-    objective: Literal["psr", "nsr", "w_reinforce", "reinforce"] = Field(
-        "nsr", description="which sign of the reward is trained on, and how strongly"
-    )
-    psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
+
+class RewardKeys(Group):
+    """reward/"""
+
     reward: str = Field(
         "math", description="math, countdown, code, module:function or file.py:function"
     )
@@ -45,20 +70,33 @@ class Config(BaseModel):
     mask_truncated_completions: bool = Field(
         False, description="a completion without an end is unscored instead of graded"
     )
-    template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
-        "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
-    )
 
-    prompts_per_round: int = Field(64, ge=1, description="B: prompts sampled each round")
+    @property
+    def names(self) -> list[str]:
+        """The functions of `reward`, their weights left out."""
+        return [part.partition("*")[0].strip() for part in self.reward.split(",")]
+
+
+class SamplingKeys(Group):
+    """rollout/"""
+
     num_generations: int = Field(8, ge=1, description="G: rollouts of each prompt")
-    max_rounds: int = Field(100, ge=1, description="rounds (generate, then update) to run")
-    max_prompt_length: int = Field(1024, ge=1, description="tokens; a longer prompt is an error")
     max_completion_length: int = Field(2048, ge=1, description="tokens sampled at most")
     temperature: float = Field(1.0, gt=0, description="of sampling and of the trained logprobs")
     top_p: float = Field(
         1.0, gt=0, le=1, description="nucleus sampling; below 1 the drift limit is off"
     )
     top_k: int = Field(0, ge=0, description="sample from the k likeliest; 0: all, see top_p")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**self.model_dump())
+
+
+class RoundKeys(Group):
+    """train/"""
+
+    prompts_per_round: int = Field(64, ge=1, description="B: prompts sampled each round")
     round_token_budget: int | None = Field(
         None, ge=1, description="cut the stragglers once a round has sampled so many tokens"
     )
@@ -67,6 +105,34 @@ class Config(BaseModel):
         gt=0,
         description="cut them after so long; cut ones are unscored, which favours short ones",
     )
+    micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
+    drift_limit: float | None = Field(
+        None, gt=0, description="mean |policy - sampler| logprob that stops the run; none: by dtype"
+    )
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.round_token_budget, self.round_seconds)
+
+
+class ObjectiveKeys(Group):
+    """objective/"""
+
+    objective: Literal["psr", "nsr", "w_reinforce", "reinforce"] = Field(
+        "nsr", description="which sign of the reward is trained on, and how strongly"
+    )
+    psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
+    minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
+    epsilon: float = Field(0.2, gt=0, description="PPO clip range when minibatches > 1")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; none: epsilon")
+    importance_sampling_cap: float | None = Field(
+        None, gt=0, description="weight tokens by min(policy / sampler, cap); none: off"
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="entropy bonus on the trained tokens")
+
+
+class OptimizerKeys(Group):
+    """train/optimizer.py"""
 
     learning_rate: float = Field(1e-6, gt=0, description="constant after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
@@ -75,32 +141,11 @@ class Config(BaseModel):
     master_weights: Literal["device", "host", "stochastic"] = Field(
         "device", description="float32 copies of bfloat16 weights; stochastic: rounding, no copies"
     )
-    minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
-    epsilon: float = Field(0.2, gt=0, description="PPO clip range when minibatches > 1")
-    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; none: epsilon")
-    importance_sampling_cap: float | None = Field(
-        None, gt=0, description="weight tokens by min(policy / sampler, cap); none: off"
-    )
-    entropy_coef: float = Field(0.0, ge=0, description="entropy bonus on the trained tokens")
-    micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
 
-    eval_data: str | None = Field(None, description="problems for Pass@k, formats as data")
-    eval_rounds: int = Field(0, ge=0, description="evaluate every N rounds; 0: start and end only")
-    eval_num_prompts: int | None = Field(None, ge=1, description="first N problems; none: all")
-    eval_num_samples: int = Field(16, ge=1, description="samples per problem, the largest k")
-    eval_temperature: float = Field(1.0, gt=0)
-    eval_top_p: float = Field(1.0, gt=0, le=1)
 
-    save_rounds: int = Field(0, ge=0, description="checkpoint every N rounds; 0: the last only")
-    sample_rollouts: int = Field(8, ge=0, description="rollouts written to rollouts/ each round")
-    drift_limit: float | None = Field(
-        None, gt=0, description="mean |policy - sampler| logprob that stops the run; none: by dtype"
-    )
-    seed: int = Field(0, ge=0)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
-    )
+class EngineKeys(Group):
+    """rollout/"""
+
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto", description="what samples the rollouts; auto: vllm where installed"
     )
@@ -110,90 +155,110 @@ class Config(BaseModel):
     max_num_seqs: int = Field(256, ge=1, description="sequences the engine decodes at once")
     gpu_memory_utilization: float = Field(0.5, gt=0, lt=1, description="the engine's GPU share")
     kv_cache_gib: float | None = Field(None, gt=0, description="fixed KV cache size; none: auto")
-    cpu_threads: int | None = Field(None, ge=1, description="none: torch's default")
 
 
-def load_config(file: str | None, overrides: Mapping[str, str]) -> Config:
-    """Read FILE (YAML) and apply `overrides` (key -> text, as typed on the command line)."""
-    values = _read_yaml(file) if file else {}
-    values |= {key: _from_text(key, text) for key, text in overrides.items()}
-    for key in values:
-        if key not in Config.model_fields:
-            near = difflib.get_close_matches(key, Config.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see `nsr-fast train --help`"
-            raise InputError(f"unknown key {key!r}{_where(key, file, overrides)}; {hint}")
-    try:
-        return Config(**values)
-    except ValidationError as error:
-        raise InputError(_one_line(error, file, overrides)) from None
+class EvalKeys(Group):
+    """evaluate/"""
+
+    eval_data: str | None = Field(None, description="problems for Pass@k, formats as data")
+    eval_rounds: int = Field(0, ge=0, description="evaluate every N rounds; 0: start and end only")
+    eval_num_prompts: int | None = Field(None, ge=1, description="first N problems; none: all")
+    eval_num_samples: int = Field(16, ge=1, description="samples per problem, the largest k")
+    eval_temperature: float = Field(1.0, gt=0)
+    eval_top_p: float = Field(1.0, gt=0, le=1)
+
+    def sampling(self, max_completion_length: int) -> Sampling:
+        """How evaluation draws its completions."""
+        samples, temperature = self.eval_num_samples, self.eval_temperature
+        return Sampling(samples, max_completion_length, temperature, self.eval_top_p)
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """`--key value` and `--key=value` pairs; anything else is an InputError."""
-    overrides, rest = {}, list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise InputError(f"expected --key value, got {word!r}")
-        key, has_value, value = word[2:].partition("=")
-        if not has_value:
-            if not rest or rest[0].startswith("--"):
-                value = "true" if _is_boolean(key.replace("-", "_")) else "VALUE"
-                raise InputError(f"--{key}: a value is missing; write --{key} {value}")
-            value = rest.pop(0)
-        key = key.replace("-", "_")
-        if key in overrides:
-            raise InputError(f"--{key} is given twice")
-        overrides[key] = value
-    return overrides
+class Config(BaseModel):
+    """The settings of a run; `nsr-fast train --help` prints this page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelKeys
+    data: DataKeys
+    run: RunKeys
+    reward: RewardKeys
+    sampling: SamplingKeys
+    round: RoundKeys
+    objective: ObjectiveKeys
+    optimizer: OptimizerKeys
+    engine: EngineKeys
+    eval: EvalKeys
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, object]) -> "Config":
+        """From key: value pairs. pydantic's ValidationError for a wrong value; InputError for a key
+        that was given although nothing reads it under the others."""
+        groups: dict[str, dict] = {name: {} for name in cls.model_fields}
+        for key, value in values.items():
+            groups[GROUP_OF.get(key, "run")][key] = value
+        config = cls(**groups)
+        for key, needs in config.unused().items():
+            if key in values:
+                raise InputError(f"{key}: needs {needs}; nothing else reads it, so remove it")
+        config._check_truncated_sampling()
+        return config
+
+    def _check_truncated_sampling(self) -> None:
+        """It excludes what compares the policy with the sampler."""
+        if not self.sampling.sampling.is_truncated:
+            return
+        cut = f"top_p {self.sampling.top_p} and top_k {self.sampling.top_k}"
+        if self.objective.importance_sampling_cap is not None:
+            raise InputError(
+                f"importance_sampling_cap: expected top_p 1.0 and top_k 0 beside it, got {cut}: the "
+                "sampler's logprobs are then those of the kept tokens only and every ratio would "
+                "be off; remove one of the keys"
+            )
+        if self.round.drift_limit is not None:
+            raise InputError(
+                f"drift_limit {self.round.drift_limit}: with {cut} the sampler's logprobs are of "
+                "another distribution and no limit can hold; remove it"
+            )
+
+    def flat(self) -> dict[str, object]:
+        """key: value of every key that is read; from_flat gives the same settings back."""
+        pairs = {k: v for group in self.model_dump().values() for k, v in group.items()}
+        return {key: value for key, value in pairs.items() if key not in self.unused()}
+
+    def unused(self) -> dict[str, str]:
+        """The keys that nothing reads under the other settings, with what each of them needs."""
+        missing = ((text, keys) for text, (keys, holds) in _NEEDS.items() if not holds(self))
+        return {key: text for text, keys in missing for key in keys}
 
 
-def config_help() -> str:
-    """One aligned line per key: name, default, meaning."""
-    lines = []
-    for name, field in Config.model_fields.items():
-        default = "required" if field.is_required() else field.default
-        lines.append(f"  --{name:24} {default!s:10} {field.description or ''}".rstrip())
-    return "\n".join(lines)
+GROUP_OF = {
+    key: name
+    for name, group in Config.model_fields.items()
+    for key in group.annotation.model_fields
+}
+FIELDS = {key: Config.model_fields[g].annotation.model_fields[key] for key, g in GROUP_OF.items()}
 
-
-def _is_boolean(key: str) -> bool:
-    field = Config.model_fields.get(key)
-    return field is not None and field.annotation is bool
-
-
-def _from_text(key: str, text: str) -> str | None:
-    """none and null mean "not set" for the keys that may be unset; "none" is also a template."""
-    field = Config.model_fields.get(key)
-    is_optional = field is not None and type(None) in get_args(field.annotation)
-    return None if is_optional and text in ("none", "null") else text
-
-
-def _read_yaml(file: str) -> dict:
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"--config {file}: no such file")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--config {file}: not valid YAML: {' '.join(str(error).split())}"
-        ) from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"--config {file}: expected `key: value` lines")
-    return values
-
-
-def _where(key: str, file: str | None, overrides: Mapping[str, str]) -> str:
-    return " on the command line" if key in overrides else f" in {file}"
-
-
-def _one_line(error: ValidationError, file: str | None, overrides: Mapping[str, str]) -> str:
-    first = error.errors()[0]
-    key = str(first["loc"][0])
-    if first["type"] == "missing":
-        return f"{key}: required, not given; add `{key}: ...` to the config or --{key} VALUE"
-    expected = first["msg"].removeprefix("Input should be ")
-    meaning = Config.model_fields[key].description
-    note = f" ({meaning})" if meaning else ""
-    return f"{key}: expected {expected}{note}, got {first['input']!r}{_where(key, file, overrides)}"
+# What a key's readers need of the other settings: text -> (keys, whether it holds)
+_NEEDS: dict[str, tuple[tuple[str, ...], Callable[[Config], bool]]] = {
+    "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
+    "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
+    "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),
+    "reward: math": (("extract",), lambda c: "math" in c.reward.names),
+    "reward: code": (("unsafe",), lambda c: "code" in c.reward.names),
+    "reward: math or code": (
+        ("drop_bad_golds",),
+        lambda c: not {"math", "code"}.isdisjoint(c.reward.names),
+    ),
+    "eval_data": (
+        ("eval_rounds", "eval_num_prompts", "eval_num_samples", "eval_temperature", "eval_top_p"),
+        lambda c: c.eval.eval_data is not None,
+    ),
+    "engine: vllm": (
+        ("share_weights", "kv_cache_gib"),
+        lambda c: c.engine.engine != "transformers",
+    ),
+    "engine: vllm without kv_cache_gib": (
+        ("gpu_memory_utilization",),
+        lambda c: c.engine.engine != "transformers" and c.engine.kv_cache_gib is None,
+    ),
+}

@@ -2,7 +2,7 @@
 
 import torch
 
-from nsr_fast.train.packing import TrainSequence
+from nsr_fast.model.batch import TrainSequence
 
 
 def make_sequences(lengths, vocab_size=259, prompt_length=4, seed=0):

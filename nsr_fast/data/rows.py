@@ -18,7 +18,9 @@ from nsr_fast.reward.boxed import extract_boxed
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
-def read_rows(data: str | Path, *, limit: int | None = None) -> list[dict]:
+def read_rows(
+    data: str | Path, *, limit: int | None = None, key: str = "data"
+) -> list[dict]:
     """All rows of `data` (the first `limit`), checked and in one layout.
 
     data     FILE.jsonl | FILE.jsonl.gz | FILE.parquet | folder or hub name for `datasets`; a hub
@@ -26,15 +28,19 @@ def read_rows(data: str | Path, *, limit: int | None = None) -> list[dict]:
     row      {"prompt" or "problem": text or messages, "answer": text, number, list, mapping};
              "tests" may stand in for "answer"; verl's {"prompt": messages, "reward_model":
              {"ground_truth": ...}} is read as the same. Other columns pass through.
+    key      the setting that names `data`, for messages
     Raises   InputError: no file, no rows, broken JSON, no prompt, no answer, wrong type
     """
     rows = []
-    for where, raw in _raw_rows(str(data)):
-        rows.append(_canonical(raw, where, index=len(rows)))
-        if limit is not None and len(rows) == limit:
-            break
-    if not rows:
-        raise InputError(f"data: {data}: no rows; expected at least one row with prompt and answer")
+    try:
+        for where, raw in _raw_rows(str(data)):
+            rows.append(_canonical(raw, where, index=len(rows)))
+            if limit is not None and len(rows) == limit:
+                break
+        if not rows:
+            raise InputError(f"{data}: no rows; expected at least one row with prompt and answer")
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error.__cause__
     _make_ids_unique(rows)
     return rows
 
@@ -47,7 +53,7 @@ def _raw_rows(data: str) -> Iterator[tuple[str, object]]:
     elif path.is_dir() or not data.startswith(("/", ".", "~")):
         yield from _dataset_rows(data, path)
     else:
-        raise InputError(f"data: {data}: no such file or folder")
+        raise InputError(f"{data}: no such file or folder")
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, object]]:
@@ -57,22 +63,22 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, object]]:
                 if line.strip():
                     yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
     except FileNotFoundError:
-        raise InputError(f"data: {path}: no such file (looked in {Path.cwd()})") from None
+        raise InputError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"data: {path}: not a complete gzip file: {error}") from None
+        raise InputError(f"{path}: not a complete gzip file: {error}") from None
     except OSError as error:
-        raise InputError(f"data: {path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _parsed(line: bytes, where: str) -> object:
     try:
         return json.loads(line)
     except UnicodeDecodeError as error:
-        raise InputError(f"data: {where}: not UTF-8 text: {error.reason}") from None
+        raise InputError(f"{where}: not UTF-8 text: {error.reason}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deeply")
         column = getattr(error, "colno", 1)
-        message = f"data: {where}: broken JSON at column {column}: {reason}"
+        message = f"{where}: broken JSON at column {column}: {reason}"
         raise InputError(f"{message}; expected one JSON object a line") from None
 
 
@@ -81,7 +87,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
     from pyarrow.parquet import ParquetFile
 
     if not path.exists():
-        raise InputError(f"data: {path}: no such file (looked in {Path.cwd()})")
+        raise InputError(f"{path}: no such file (looked in {Path.cwd()})")
     number = 0
     try:
         with ParquetFile(path) as table:
@@ -91,7 +97,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
                     yield f"{path}: row {number}", row
     except (ArrowException, OSError) as error:
         first_line = str(error).splitlines()[0]
-        raise InputError(f"data: {path}: not a readable parquet file: {first_line}") from None
+        raise InputError(f"{path}: not a readable parquet file: {first_line}") from None
 
 
 def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
@@ -107,7 +113,7 @@ def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
     except Exception as error:  # builders and hub clients raise types of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"data: {data}: no such file, and `datasets` cannot load it: {reason}"
+            f"{data}: no such file, and `datasets` cannot load it: {reason}"
         ) from None
     for number, row in enumerate(dataset, 1):
         yield f"{data}: row {number}", row
@@ -116,19 +122,19 @@ def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
 def _canonical(raw: object, where: str, *, index: int) -> dict:
     """One checked row with `id`, `prompt` and `answer`."""
     if not isinstance(raw, dict):
-        raise InputError(f"data: {where}: expected a JSON object, got {type(raw).__name__}")
+        raise InputError(f"{where}: expected a JSON object, got {type(raw).__name__}")
     row = dict(raw)
     prompt = _first_present(row, ("prompt", "problem"))
     if prompt is None:
         raise InputError(
-            f"data: {where}: no prompt; expected a column prompt or problem, got {sorted(row)}"
+            f"{where}: no prompt; expected a column prompt or problem, got {sorted(row)}"
         )
     row["prompt"] = _checked_prompt(prompt, where)
     answer = row.get("answer")
     if answer is None and isinstance(row.get("reward_model"), Mapping):
         answer = _verl_answer(row["reward_model"].get("ground_truth"))
     if answer is None and row.get("tests") is None:
-        message = f"data: {where}: no answer; expected a column answer (or tests)"
+        message = f"{where}: no answer; expected a column answer (or tests)"
         raise InputError(f"{message}, got {sorted(row)}")
     if answer is not None:
         row["answer"] = _checked_answer(answer, where)
@@ -144,7 +150,7 @@ def _checked_prompt(prompt: object, where: str) -> str | list[dict]:
     """Text, or chat messages; one user message alone is its text."""
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise InputError(f"data: {where}: prompt is empty")
+            raise InputError(f"{where}: prompt is empty")
         return prompt
     is_chat = isinstance(prompt, list) and all(
         isinstance(m, Mapping)
@@ -154,7 +160,7 @@ def _checked_prompt(prompt: object, where: str) -> str | list[dict]:
     )
     if not is_chat or not prompt:
         raise InputError(
-            f"data: {where}: prompt: expected text or a list of "
+            f"{where}: prompt: expected text or a list of "
             f'{{"role": text, "content": text}}, got {_shown(prompt)}'
         )
     if len(prompt) == 1 and prompt[0]["role"] == "user":
@@ -171,7 +177,7 @@ def _checked_answer(answer: object, where: str) -> object:
         is_number = isinstance(choice, int | float) and not isinstance(choice, bool)
         if not (isinstance(choice, str) or (is_number and isfinite(choice))):
             raise InputError(
-                f"data: {where}: answer: expected text, a number, a list of accepted answers "
+                f"{where}: answer: expected text, a number, a list of accepted answers "
                 f"or an object, got {_shown(answer)}"
             )
     return answer
@@ -193,7 +199,7 @@ def _verl_answer(truth: object) -> object:
 def _row_id(row: Mapping, where: str, index: int) -> str:
     if row.get("id") is not None:
         if not isinstance(row["id"], str | int):
-            raise InputError(f"data: {where}: id: expected text or an integer, got {row['id']!r}")
+            raise InputError(f"{where}: id: expected text or an integer, got {row['id']!r}")
         return str(row["id"])
     extra = row.get("extra_info")
     if isinstance(extra, Mapping) and extra.get("index") is not None:

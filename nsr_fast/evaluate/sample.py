@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
-from nsr_fast.reward.score import RewardFunction, score_groups
+from nsr_fast.reward.reward import Reward
+from nsr_fast.rollout.collect import collect
 from nsr_fast.rollout.engine import Engine
-from nsr_fast.rollout.rollout import whole_groups
 from nsr_fast.types import Prompt, Sampling, sampling_seed
 
 _COMPLETIONS_AT_ONCE = 8192
@@ -41,7 +41,7 @@ class Evaluation:
 def evaluate_policy(
     engine: Engine,
     prompts: Sequence[Prompt],
-    reward_fn: RewardFunction,
+    reward: Reward,
     sampling: Sampling,
     *,
     seed: int,
@@ -52,19 +52,17 @@ def evaluate_policy(
     seed      the same seed draws the same noise at every evaluation: comparisons are paired
     progress  called with (prompts done, prompts in all)
     """
-    correct = [0] * len(prompts)
+    correct: list[int] = []
     logprob_sum, tokens = 0.0, 0
     prompts_at_once = max(1, _COMPLETIONS_AT_ONCE // sampling.num_generations)
     for start in range(0, len(prompts), prompts_at_once):
         part = prompts[start : start + prompts_at_once]
         seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
-        stream = engine.generate(part, sampling, seeds)
-        for index, group in whole_groups(part, stream, sampling.num_generations):
-            (rewards,) = score_groups(reward_fn, [group])
-            correct[start + index] = sum(r is not None and r > 0 for r in rewards)
+        for group in collect(engine, reward, part, sampling, seeds):
+            correct.append(sum(rollout.is_correct is True for rollout in group.rollouts))
             logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)
             tokens += sum(len(r.token_ids) for r in group.rollouts)
-        progress(start + len(part), len(prompts))
+        progress(len(correct), len(prompts))
     num_completions = len(prompts) * sampling.num_generations
     return Evaluation(
         num_samples=sampling.num_generations,

@@ -1,5 +1,5 @@
-"""Token weights from rewards."""
+"""Objectives: weights of rollouts, terms of tokens, denominators, presets."""
 
-from nsr_fast.objective.objective import Objective, by_name
+from nsr_fast.objective.objective import Objective, objective_of
 
-__all__ = ["Objective", "by_name"]
+__all__ = ["Objective", "objective_of"]

@@ -1,19 +1,24 @@
-"""Objectives as two sign weights (arXiv 2506.01347, equations 1-4 and 9).
+"""Objectives as two sign weights (arXiv 2506.01347, equations 1-4 and 9) and what goes with them.
 
-The weight of a rollout times the advantage-free policy gradient is the whole method; ratio clipping
-and corrections for a stale sampler belong to the surrogate, not here.
+The weight of a rollout times the advantage-free policy gradient is the whole method; the rest of an
+objective says which token terms, which denominator and how many optimizer steps a round goes with.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+
+from nsr_fast.config import ObjectiveKeys
+from nsr_fast.kernels.surrogates import PolicyGradient, PpoClip, SurrogateFn
+from nsr_fast.objective.weights import weigh_by_sign
+from nsr_fast.types import Group
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """Token weight of a correct and of a wrong rollout.
 
-        loss = -(1/N) sum_t w_t r_t      r_t = exp(logprob_t - old_logprob_t), w_t = sequence_weight
+        loss = -(1/N) sum_t w_t r_t      r_t = exp(logprob_t - old_logprob_t), w_t = rollout.weight
 
         name              correct   wrong
         PSR               +1        0 (dropped)
@@ -38,11 +43,20 @@ class Objective:
 
     positive_weight   >= 0
     negative_weight   <= 0
+    minibatches       optimizer steps a round; with more than one the ratio is clipped (PPO)
+    epsilon, epsilon_high     the clip range [1 - epsilon, 1 + epsilon_high]; None: epsilon
+    importance_sampling_cap   each token times min(policy / sampler, cap), held constant
+    entropy_coef      bonus of each trained token, divided by N as the weight is
     Raises ValueError on a sign or a value that is not finite.
     """
 
     positive_weight: float
     negative_weight: float
+    minibatches: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    importance_sampling_cap: float | None = None
+    entropy_coef: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.positive_weight) and self.positive_weight >= 0):
@@ -56,44 +70,51 @@ class Objective:
             )
 
     @classmethod
-    def psr(cls) -> "Objective":
+    def psr(cls, **options) -> "Objective":
         """Positive sample reinforcement: learn from correct rollouts only."""
-        return cls(1.0, 0.0)
+        return cls(1.0, 0.0, **options)
 
     @classmethod
-    def nsr(cls) -> "Objective":
+    def nsr(cls, **options) -> "Objective":
         """Negative sample reinforcement: learn from wrong rollouts only."""
-        return cls(0.0, -1.0)
+        return cls(0.0, -1.0, **options)
 
     @classmethod
-    def w_reinforce(cls, positive_weight: float = 0.1) -> "Objective":
+    def w_reinforce(cls, positive_weight: float = 0.1, **options) -> "Objective":
         """Weighted REINFORCE; 0 is NSR, 1 is REINFORCE (equation 9 calls the weight lambda)."""
-        return cls(positive_weight, -1.0)
+        return cls(positive_weight, -1.0, **options)
 
     @classmethod
-    def reinforce(cls) -> "Objective":
+    def reinforce(cls, **options) -> "Objective":
         """Both signs at full weight."""
-        return cls(1.0, -1.0)
+        return cls(1.0, -1.0, **options)
 
-    def sequence_weight(self, reward: float | None) -> float:
-        """The weight of every token of one rollout: reward > 0 is correct, None is unscored (0)."""
-        if reward is None:
-            return 0.0
-        if reward != reward:
-            raise ValueError("reward: expected a number or None, got NaN; return None for unscored")
-        return self.positive_weight if reward > 0 else self.negative_weight
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the step computes before it: "old", the logprobs before the round's first step."""
+        return frozenset({"old"}) if self.minibatches > 1 else frozenset()
+
+    def weigh(self, groups: Sequence[Group]) -> None:
+        """Write every rollout's weight; 0: it never runs through the model."""
+        for group in groups:
+            weigh_by_sign(group, correct=self.positive_weight, wrong=self.negative_weight)
+
+    def denominator(self, num_rows: int) -> float:
+        """N of a minibatch with `num_rows` trained tokens: their mean."""
+        return num_rows
+
+    @property
+    def terms(self) -> SurrogateFn | None:
+        """TokenRows -> TokenTerms; None: -w logprob, which the fused row pass computes itself."""
+        cap = self.importance_sampling_cap
+        if "old" in self.needs:
+            return PpoClip(self.epsilon, self.epsilon_high, sampler_cap=cap)
+        return None if cap is None else PolicyGradient(sampler_cap=cap)
 
 
-_BY_NAME: dict[str, Callable[[], Objective]] = {
-    "psr": Objective.psr,
-    "nsr": Objective.nsr,
-    "w_reinforce": Objective.w_reinforce,
-    "reinforce": Objective.reinforce,
-}
-
-
-def by_name(name: str) -> Objective:
-    """The objective called `name`: psr, nsr, w_reinforce (weight 0.1) or reinforce."""
-    if name not in _BY_NAME:
-        raise ValueError(f"objective: expected one of {', '.join(_BY_NAME)}, got {name!r}")
-    return _BY_NAME[name]()
+def objective_of(keys: ObjectiveKeys) -> Objective:
+    """The preset that the settings name, with their numbers."""
+    numbers = keys.model_dump(exclude={"objective", "psr_weight"})
+    if keys.objective == "w_reinforce":
+        return Objective.w_reinforce(keys.psr_weight, **numbers)
+    return getattr(Objective, keys.objective)(**numbers)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from nsr_fast.data.audit import data_warnings
+from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.rows import read_rows
 from nsr_fast.errors import InputError
 from nsr_fast.reward.golds import check_golds

@@ -19,7 +19,7 @@ def score_groups(reward_fn: RewardFunction, groups: Sequence) -> Rewards:
     reward_fn   f(prompts, completions, completion_ids, **columns) -> list of float or None, plain
                 or async; prompts are the raw problems, columns hold every other column of the
                 data, one entry a rollout. A function without **columns gets those it names.
-    groups      of nsr_fast.rollout.rollout.Group
+    groups      of nsr_fast.types.Group
     Returns     +1 correct, -1 wrong or the function's own number; None is unscored
     Raises      InputError naming function and row: an exception, a wrong length, NaN, a wrong type
     """

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from typing import TYPE_CHECKING, Protocol
 
+from nsr_fast.config import EngineKeys
 from nsr_fast.errors import InputError
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from nsr_fast.model.load import Policy, Tokenizer
 
 
 class Engine(Protocol):
-    """Samples from the trainer's weights; one rollout phase and one update take turns."""
+    """Samples from the policy's weights; one rollout phase and one update take turns."""
 
     notes: Sequence[str]  # what the user should know, each said once
 
@@ -64,26 +65,39 @@ def resolve_engine(name: str) -> str:
 
 
 def build_engine(
-    name: str,
+    keys: EngineKeys,
     model_dir: str,
-    trainer: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Policy,
+    tokenizer: Tokenizer,
     *,
     stop_token_ids: Sequence[int],
     max_model_len: int,
-    max_num_seqs: int,
-    **vllm_options,
+    seed: int = 0,
 ) -> Engine:
-    """The engine called `name` on the trainer's weights; vllm_options as VllmEngine takes them."""
-    common = {
+    """The engine that `keys` names, on the policy's weights.
+
+    model_dir       local checkpoint directory or hub name
+    stop_token_ids  every id that ends a completion
+    max_model_len   tokens of prompt and completion together
+    """
+    sizes = {
         "stop_token_ids": stop_token_ids,
         "max_model_len": max_model_len,
-        "max_num_seqs": max_num_seqs,
+        "max_num_seqs": keys.max_num_seqs,
     }
-    if resolve_engine(name) == "transformers":
+    if resolve_engine(keys.engine) == "transformers":
         from nsr_fast.rollout.transformers_engine import TransformersEngine
 
-        return TransformersEngine(trainer, tokenizer, **common)
+        return TransformersEngine(policy, tokenizer, **sizes)
     from nsr_fast.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, trainer, tokenizer, **common, **vllm_options)
+    return VllmEngine(
+        model_dir,
+        policy,
+        tokenizer,
+        **sizes,
+        seed=seed,
+        share=keys.share_weights,
+        gpu_memory_utilization=keys.gpu_memory_utilization,
+        kv_cache_bytes=int(keys.kv_cache_gib * 2**30) if keys.kv_cache_gib else None,
+    )

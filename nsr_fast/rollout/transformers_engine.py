@@ -1,4 +1,4 @@
-"""The second engine: transformers' generate on the trainer's own module, for machines without vLLM.
+"""The second engine: transformers' generate on the policy's own module, for machines without vLLM.
 
 One copy of the weights by construction, and no KV cache outlives a batch. A batch ends with its
 slowest completion, so it is slower than vLLM. Sampling is ours, by inversion: every completion
@@ -14,14 +14,13 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from nsr_fast.model.load import Policy, Tokenizer
 from nsr_fast.rollout.budget import BudgetMeter
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
@@ -33,17 +32,17 @@ class TransformersEngine:
 
     def __init__(
         self,
-        trainer: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy,
+        tokenizer: Tokenizer,
         *,
         stop_token_ids: Sequence[int],
         max_model_len: int,
         max_num_seqs: int,
     ):
-        self._trainer, self._tokenizer = trainer, tokenizer
+        self._policy, self._tokenizer = policy, tokenizer
         self._stop_token_ids = sorted(set(stop_token_ids))
         self._max_model_len, self._max_num_seqs = max_model_len, max_num_seqs
-        self.notes = ["engine: transformers generates with the trainer's module; vLLM is faster"]
+        self.notes = ["engine: transformers generates with the policy's module; vLLM is faster"]
 
     def generate(
         self,
@@ -92,14 +91,14 @@ class TransformersEngine:
         token_ids = [prompt.token_ids for prompt in prompts]
         longest = max(map(len, token_ids))
         length = min(sampling.max_completion_length, self._max_model_len - longest)
-        device = self._trainer.device
+        device = self._policy.device
         ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in token_ids], device=device)
         mask = torch.tensor(
             [[0] * (longest - len(p)) + [1] * len(p) for p in token_ids], device=device
         )
         sampler = _Sampler(sampling, seeds, length, device)
         watch = _BudgetWatch(meter, self._stop_token_ids, longest)
-        with _generating(self._trainer) as model:
+        with _generating(self._policy) as model:
             out = model.generate(
                 ids,
                 attention_mask=mask,
@@ -177,17 +176,17 @@ class _BudgetWatch(StoppingCriteria):
 
 
 @contextmanager
-def _generating(trainer: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The trainer's module in inference form: plain attention, KV cache, and none of the sampling
+def _generating(policy: Policy) -> Iterator[Policy]:
+    """The policy's module in inference form: plain attention, KV cache, and none of the sampling
     settings that its checkpoint may bring (transformers merges them into every call)."""
-    attention, was_training = trainer.config._attn_implementation, trainer.training
-    uses_cache, own_settings = trainer.config.use_cache, trainer.generation_config
-    trainer.set_attn_implementation("sdpa")
-    trainer.config.use_cache, trainer.generation_config = True, GenerationConfig()
-    trainer.eval()
+    attention, was_training = policy.config._attn_implementation, policy.training
+    uses_cache, own_settings = policy.config.use_cache, policy.generation_config
+    policy.set_attn_implementation("sdpa")
+    policy.config.use_cache, policy.generation_config = True, GenerationConfig()
+    policy.eval()
     try:
-        yield trainer
+        yield policy
     finally:
-        trainer.set_attn_implementation(attention)
-        trainer.config.use_cache, trainer.generation_config = uses_cache, own_settings
-        trainer.train(was_training)
+        policy.set_attn_implementation(attention)
+        policy.config.use_cache, policy.generation_config = uses_cache, own_settings
+        policy.train(was_training)

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr_fast.errors import EngineFailure, GuardStop
+from nsr_fast.model.load import Policy, Tokenizer
 from nsr_fast.rollout.budget import BudgetMeter
-from nsr_fast.rollout.engine_weights import EngineWeights
+from nsr_fast.rollout.weights import EngineWeights
 from nsr_fast.rollout.vllm_memory import KvCacheTurns
 from nsr_fast.rollout.vllm_start import start_vllm
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
@@ -23,10 +23,10 @@ _WAIT_FOR_ALL = Budget()
 
 
 class VllmEngine:
-    """One vLLM engine whose weights are the trainer's own; see Engine for the methods.
+    """One vLLM engine whose weights are the policy's own; see Engine for the methods.
 
     model_dir   local checkpoint directory or hub name
-    trainer     the transformers model to train; its parameters become views into the engine
+    policy     the transformers model to train; its parameters become views into the engine
     share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
     """
@@ -36,8 +36,8 @@ class VllmEngine:
     def __init__(
         self,
         model_dir: str,
-        trainer: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy,
+        tokenizer: Tokenizer,
         *,
         stop_token_ids: Sequence[int],
         max_model_len: int,
@@ -55,7 +55,7 @@ class VllmEngine:
         self._has_failed = False
         self._llm = start_vllm(
             model_dir,
-            trainer,
+            policy,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             seed=seed,
@@ -65,7 +65,7 @@ class VllmEngine:
         VllmEngine._is_alive = True
         self._weights = self._turns = None
         try:
-            self._weights = EngineWeights(self._llm, trainer, share=share)
+            self._weights = EngineWeights(self._llm, policy, share=share)
             if torch.cuda.is_available():
                 self._turns = KvCacheTurns(self._llm)
             self.weights_updated()
@@ -187,7 +187,7 @@ class _Partial:
         self.finish_reason = part.finish_reason or "cut"
         return len(part.token_ids)
 
-    def rollout(self, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+    def rollout(self, tokenizer: Tokenizer) -> Rollout:
         text = tokenizer.decode(self.token_ids, skip_special_tokens=True)
         ids, logprobs = tuple(self.token_ids), tuple(self.logprobs)
         return Rollout(self.prompt, ids, logprobs, text, self.finish_reason)

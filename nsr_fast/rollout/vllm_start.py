@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+
+from nsr_fast.model.layout import head_dim
+from nsr_fast.model.load import Policy
 
 _CPU_BLOCK_TOKENS = 128
 _CPU_BATCHED_TOKENS = 8192
@@ -18,7 +20,7 @@ _STREAM_INTERVAL = 16  # tokens between two reports on a running completion
 
 def start_vllm(
     model_dir: str,
-    trainer: PreTrainedModel,
+    policy: Policy,
     *,
     max_model_len: int,
     max_num_seqs: int,
@@ -26,10 +28,10 @@ def start_vllm(
     gpu_memory_utilization: float,
     kv_cache_bytes: int | None,
 ):
-    """A vllm.LLM for token ids in and out, in this process, in the trainer's dtype."""
+    """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
     if kv_cache_bytes is None and on_cpu:
-        kv_cache_bytes = cpu_kv_cache_bytes(trainer.config, max_model_len, max_num_seqs)
+        kv_cache_bytes = cpu_kv_cache_bytes(policy.config, max_model_len, max_num_seqs)
     options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
     if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
         options |= {
@@ -46,7 +48,7 @@ def start_vllm(
     with _no_future_warnings():
         return llm_class(
             model=model_dir,
-            dtype=str(trainer.dtype).removeprefix("torch."),
+            dtype=str(policy.dtype).removeprefix("torch."),
             skip_tokenizer_init=True,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
@@ -60,13 +62,10 @@ def start_vllm(
         )
 
 
-def cpu_kv_cache_bytes(config: PreTrainedConfig, max_model_len: int, max_num_seqs: int) -> int:
+def cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:
     """Room for `max_num_seqs` full sequences in float32, at most 4 GiB."""
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token_bytes = 2 * 4 * config.num_hidden_layers * kv_heads * head_dim
+    token_bytes = 2 * 4 * config.num_hidden_layers * kv_heads * head_dim(config)
     blocks = max_num_seqs * math.ceil(max_model_len / _CPU_BLOCK_TOKENS) + 8
     return min(blocks * _CPU_BLOCK_TOKENS * token_bytes, _CPU_KV_LIMIT_BYTES)
 

@@ -11,14 +11,12 @@ Parameters of float32 are stepped as they are. The step itself is kernels/adamw.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from nsr_fast.config import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
-
-MasterWeights = Literal["device", "host", "stochastic"]
 
 
 @dataclass(slots=True)
@@ -37,37 +35,34 @@ class ParameterState:
 class PolicyOptimizer:
     """AdamW (betas 0.9, 0.999), gradient clipping, constant learning rate after linear warm-up.
 
-    parameters  float32 or bfloat16, contiguous (also views); gradients of either dtype
-    seed        of the stochastic rounding; a step's bits depend on it, the parameter's place in the
-                list and its step count alone
-    Raises      ValueError for a parameter of another dtype or layout
+    named_parameters  (name, parameter): float32 or bfloat16, contiguous (also views); gradients of
+                      either dtype. Frozen ones are left out
+    seed              of the stochastic rounding; a step's bits depend on it, the parameter's place
+                      in the list and its step count alone
+    Raises            ValueError for a parameter of another dtype or layout
     """
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        keys: OptimizerKeys,
         *,
-        learning_rate: float,
-        weight_decay: float,
-        max_grad_norm: float,
-        warmup_steps: int = 0,
-        master_weights: MasterWeights = "device",
         seed: int = 0,
     ):
-        parameters = [p for p in parameters if p.requires_grad]
-        self._states = [
-            _initial_state(p, master_weights, seed + (index << 32))
-            for index, p in enumerate(parameters)
-        ]
+        trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+        self._states = {
+            name: _initial_state(name, p, keys.master_weights, seed + (index << 32))
+            for index, (name, p) in enumerate(trained)
+        }
         self._staging = Staging()
-        self._learning_rate, self._warmup_steps = learning_rate, warmup_steps
-        self._weight_decay, self._max_grad_norm = weight_decay, max_grad_norm
+        self._keys = keys
         self.num_steps = 0
 
     @property
     def learning_rate(self) -> float:
         """Of the step to come."""
-        return self._learning_rate * min(1.0, (self.num_steps + 1) / max(1, self._warmup_steps))
+        keys = self._keys
+        return keys.learning_rate * min(1.0, (self.num_steps + 1) / max(1, keys.warmup_steps))
 
     def step(self) -> float:
         """Clip, update in place, clear the gradients; returns the gradient norm before clipping.
@@ -76,12 +71,12 @@ class PolicyOptimizer:
         the step. On a GPU the steps are queued before the norm is known here: the factor of a
         non-finite norm is NaN, which makes each of them do nothing.
         """
-        live = [s for s in self._states if s.parameter.grad is not None]
+        live = [s for s in self._states.values() if s.parameter.grad is not None]
         grads = [s.parameter.grad.contiguous() for s in live]
         norm = gradient_norm(grads)
-        scale = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        scale = (self._keys.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         scale = torch.where(norm.isfinite(), scale, torch.nan)
-        numbers = {"learning_rate": self.learning_rate, "weight_decay": self._weight_decay}
+        numbers = {"learning_rate": self.learning_rate, "weight_decay": self._keys.weight_decay}
         for state, grad in zip(live, grads):
             if not state.is_hosted:
                 step_on_device_(state, grad, grad_scale=scale, **numbers)
@@ -97,18 +92,21 @@ class PolicyOptimizer:
         return grad_norm
 
     def state_dict(self) -> dict:
-        """Everything a resumed run needs to take the same steps, bit for bit. The tensors are the
-        live ones. Masters are there for bfloat16 parameters, unless rounding is stochastic."""
-        states = [
-            {
+        """Everything a resumed run needs to take the same steps, bit for bit, by parameter name.
+
+        The tensors are the live ones. Masters are there for bfloat16 parameters, unless rounding is
+        stochastic.
+        """
+        states = {
+            name: {
                 "exp_avg": s.exp_avg,
                 "exp_avg_sq": s.exp_avg_sq,
                 "master": s.master if s.parameter.dtype != torch.float32 else None,
                 "seed": s.seed,
                 "num_steps": s.num_steps,
             }
-            for s in self._states
-        ]
+            for name, s in self._states.items()
+        }
         return {"num_steps": self.num_steps, "parameters": states}
 
     @torch.no_grad()
@@ -116,12 +114,16 @@ class PolicyOptimizer:
         """Continue from a state_dict(); the parameters hold the saved weights already. Device and
         host masters may be exchanged. ValueError when the state is of other parameters."""
         theirs = saved["parameters"]
-        if len(theirs) != len(self._states):
-            want = f"the state of {len(self._states)} parameters"
-            raise ValueError(f"optimizer state: expected {want}, got {len(theirs)}")
-        for index, (state, other) in enumerate(zip(self._states, theirs)):
-            _check_saved(index, state, other)
-        for state, other in zip(self._states, theirs):
+        if different := sorted(theirs.keys() ^ self._states.keys()):
+            where = "the saved state" if different[0] in theirs else "this policy"
+            raise ValueError(
+                f"optimizer state: expected the state of this policy's {len(self._states)} "
+                f"parameters, got {len(theirs)}; {different[0]} is in {where} only"
+            )
+        for name, state in self._states.items():
+            _check_saved(name, state, theirs[name])
+        for name, state in self._states.items():
+            other = theirs[name]
             state.exp_avg.copy_(other["exp_avg"])
             state.exp_avg_sq.copy_(other["exp_avg_sq"])
             if state.master is not None:
@@ -182,10 +184,12 @@ def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbe
         state.parameter.copy_(weight)
 
 
-def _initial_state(p: nn.Parameter, master_weights: str, seed: int) -> ParameterState:
+def _initial_state(
+    name: str, p: nn.Parameter, master_weights: str, seed: int
+) -> ParameterState:
     if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
         got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
-        raise ValueError(f"parameters: expected contiguous float32 or bfloat16, got {got}")
+        raise ValueError(f"{name}: expected contiguous float32 or bfloat16, got {got}")
     is_hosted = master_weights == "host" and p.device.type != "cpu"
     device = torch.device("cpu") if is_hosted else p.device
     is_stochastic = master_weights == "stochastic" and p.dtype == torch.bfloat16
@@ -196,15 +200,15 @@ def _initial_state(p: nn.Parameter, master_weights: str, seed: int) -> Parameter
     return ParameterState(p, *moments, master, seed if is_stochastic else None, is_hosted)
 
 
-def _check_saved(index: int, state: ParameterState, other: dict) -> None:
+def _check_saved(name: str, state: ParameterState, other: dict) -> None:
     shape = list(state.parameter.shape)
     if list(other["exp_avg"].shape) != shape:
         got = list(other["exp_avg"].shape)
-        raise ValueError(f"optimizer state: parameter {index}: expected {shape}, got {got}")
+        raise ValueError(f"optimizer state: {name}: expected {shape}, got {got}")
     is_stochastic = state.seed is not None
     if is_stochastic != (other["seed"] is not None):
         was, cure = ("with", "device or host") if is_stochastic else ("without", "stochastic")
         raise ValueError(
-            f"optimizer state: parameter {index} was trained {was} a master; "
+            f"optimizer state: {name} was trained {was} a master; "
             f"resume with master_weights: {cure} and the dtype of the saved run"
         )

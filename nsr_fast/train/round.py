@@ -1,164 +1,103 @@
-"""One round: prompts, rollouts, rewards, token weights, update, new weights in the engine."""
+"""One round: prompts, rollouts with rewards, weights, update, new weights in the engine."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
-from transformers import PreTrainedModel
-
-from nsr_fast.errors import GuardStop
+from nsr_fast.config import Config
+from nsr_fast.model.batch import minibatches_of
+from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
-from nsr_fast.reward.score import RewardFunction, Rewards, score_groups, submit_groups
+from nsr_fast.reward.reward import Reward
+from nsr_fast.rollout.collect import collect
 from nsr_fast.rollout.engine import Engine
+from nsr_fast.train.guards import check_update, drift_limit
 from nsr_fast.train.optimizer import PolicyOptimizer
-from nsr_fast.train.packing import TrainSequence
-from nsr_fast.train.step import UpdateMetrics, UpdateSettings, update_policy
-from nsr_fast.types import Budget, Group, Prompt, Rollout, Sampling, sampling_seed
+from nsr_fast.train.step import UpdateMetrics, update_policy
+from nsr_fast.types import Group, Prompt, sampling_seed
 
 
 @dataclass(frozen=True, slots=True)
 class Learner:
     """The parts that a round works with."""
 
-    policy: PreTrainedModel
-    optimizer: PolicyOptimizer
+    config: Config
+    policy: Policy
     engine: Engine
-    reward_fn: RewardFunction
+    reward: Reward
     objective: Objective
-    sampling: Sampling
-    budget: Budget
-    update: UpdateSettings
-    mask_truncated: bool
-    drift_limit: float
-    seed: int
+    optimizer: PolicyOptimizer
 
 
-@dataclass(frozen=True, slots=True)
-class RoundResult:
-    """`metrics` is the line of metrics.jsonl."""
+def run_round(
+    learner: Learner, round_index: int, prompts: Sequence[Prompt]
+) -> tuple[list[Group], dict]:
+    """Sample, score, weigh, update, sync; returns the groups and the line of metrics.jsonl.
 
-    metrics: dict
-    groups: list[Group]
-    rewards: Rewards
-
-
-def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
-    """Generate, score, update, sync. Raises GuardStop on drift, stale weights or a bad gradient.
-
-    The engine gives its KV cache's memory to the update and takes it back afterwards.
+    Raises GuardStop on drift, stale weights or a bad gradient. The engine gives its KV cache's
+    memory to the update and takes it back afterwards.
     """
-    clock = _PhaseClock()
-    groups, collect_rewards = generate_groups(learner, round_index, prompts)
-    memory = dict(learner.engine.release_memory())
-    clock.end("rollout")
-    unfinished = ("cut", "length") if learner.mask_truncated else ("cut",)
-    rewards = without_unfinished(groups, collect_rewards(), unfinished)
+    config, engine, objective = learner.config, learner.engine, learner.objective
+    clock, memory = _PhaseClock(), {}
+
+    def on_sampled() -> None:
+        memory.update(engine.release_memory())
+        clock.end("rollout")
+
+    groups = collect(
+        engine,
+        learner.reward,
+        prompts,
+        config.sampling.sampling,
+        [sampling_seed(config.run.seed, "train", round_index, i) for i in range(len(prompts))],
+        config.round.budget,
+        on_sampled=on_sampled,
+    )
     clock.end("reward")
-    sequences = trained_sequences(groups, rewards, learner.objective)
-    update = None
-    if sequences:
-        update = update_policy(learner.policy, learner.optimizer, sequences, learner.update)
-        check_update(
-            update, round_index, None if learner.sampling.is_truncated else learner.drift_limit
-        )
+    objective.weigh(groups)
+    update = _update(learner, groups)
+    if update:
+        check_update(update, round_index, drift_limit(config, learner.policy.dtype))
     clock.end("train")
-    memory |= learner.engine.regain_memory()
-    if sequences:
-        learner.engine.weights_updated()
+    memory |= engine.regain_memory()
+    if update:
+        engine.weights_updated()
     clock.end("sync")
     metrics = {
         "round": round_index,
-        **rollout_metrics(groups, rewards),
+        **rollout_metrics(groups),
         **update_metrics(update, groups),
-        **getattr(learner.reward_fn, "statistics", dict)(),
+        **learner.reward.statistics(),
         "learning_rate": learner.optimizer.learning_rate,
         **memory,
         **clock.metrics(),
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["time/rollout"]
-    return RoundResult(metrics, groups, rewards)
+    return groups, metrics
 
 
-def generate_groups(
-    learner: Learner, round_index: int, prompts: Sequence[Prompt]
-) -> tuple[list[Group], Callable[[], Rewards]]:
-    """The groups in the order of the prompts, and what waits for their rewards.
-
-    Each (round, prompt) has a seed of its own. A reward with worker processes (`submit`) scores
-    each rollout while the engine goes on; any other function is called once, with all groups.
-    """
-    seeds = [
-        sampling_seed(learner.seed, "train", round_index, index) for index in range(len(prompts))
-    ]
-    overlaps = hasattr(learner.reward_fn, "submit")
-    rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
-    pending: list[dict[int, Callable[[], Rewards]]] = [{} for _ in prompts]
-    stream = learner.engine.generate(prompts, learner.sampling, seeds, learner.budget)
-    for index, sample, rollout in stream:
-        rollouts[index][sample] = rollout
-        if overlaps:
-            single = Group(prompts[index], (rollout,))
-            pending[index][sample] = submit_groups(learner.reward_fn, [single])
-    samples = range(learner.sampling.num_generations)
-    groups = [
-        Group(prompt, tuple(held[sample] for sample in samples))
-        for prompt, held in zip(prompts, rollouts, strict=True)
-    ]
-    if not overlaps:
-        return groups, lambda: score_groups(learner.reward_fn, groups)
-    return groups, lambda: [[held[sample]()[0][0] for sample in samples] for held in pending]
+def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
+    """The round's optimizer steps on the rollouts with a weight; None where no rollout has one."""
+    rollouts = [r for group in groups for r in group.rollouts if r.weight != 0]
+    if not rollouts:
+        return None
+    config, policy, objective = learner.config, learner.policy, learner.objective
+    minibatches = minibatches_of(
+        rollouts, objective.minibatches, config.round.micro_batch_tokens, policy.device
+    )
+    temperature = config.sampling.temperature
+    return update_policy(policy, learner.optimizer, minibatches, objective, temperature)
 
 
-def without_unfinished(
-    groups: Sequence[Group], rewards: Rewards, finish_reasons: Sequence[str]
-) -> Rewards:
-    """Rewards with None for every completion that ended for one of `finish_reasons`."""
-    return [
-        [None if r.finish_reason in finish_reasons else x for r, x in zip(group.rollouts, row)]
-        for group, row in zip(groups, rewards, strict=True)
-    ]
-
-
-def trained_sequences(
-    groups: Sequence[Group], rewards: Rewards, objective: Objective
-) -> list[TrainSequence]:
-    """The rollouts with a weight other than 0; the others never run through the model."""
-    return [
-        TrainSequence(group.prompt.token_ids, rollout.token_ids, weight, rollout.sampler_logprob)
-        for group, group_rewards in zip(groups, rewards, strict=True)
-        for rollout, reward in zip(group.rollouts, group_rewards, strict=True)
-        if (weight := objective.sequence_weight(reward)) != 0 and rollout.token_ids
-    ]
-
-
-def check_update(update: UpdateMetrics, round_index: int, drift_limit: float | None) -> None:
-    """Stop on a non-finite gradient (no weight was changed by it) or on a drifting engine.
-
-    drift_limit   None: sampling was truncated, its logprobs are of another distribution
-    """
-    if not isfinite(update.grad_norm):
-        raise GuardStop(
-            f"round {round_index}: the gradient norm is {update.grad_norm}; that step was not "
-            "taken. Lower learning_rate, or look at the rollouts of the round before"
-        )
-    if drift_limit is not None and not update.drift_mean <= drift_limit:
-        raise GuardStop(
-            f"round {round_index}: trainer and engine disagree by {update.drift_mean:.2e} nats a "
-            f"token on average (limit {drift_limit:.0e}): the engine does not run the trainer's "
-            "weights, or precision differs too much (raise drift_limit if that is intended)"
-        )
-
-
-def rollout_metrics(groups: Sequence[Group], rewards: Rewards) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards, lengths and entropy over all rollouts of a round."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     num_tokens = sum(lengths)
-    scored = [r > 0 for group in rewards for r in group if r is not None]
-    solved = [[r is not None and r > 0 for r in group] for group in rewards]
+    scored = [r.is_correct for r in rollouts if r.is_correct is not None]
+    solved = [[r.is_correct is True for r in group.rollouts] for group in groups]
     return {
-        "reward": sum(scored) / len(scored) if scored else None,  # share of correct rollouts
+        "reward": sum(scored) / len(scored) if scored else None,
         "frac_all_correct": sum(map(all, solved)) / len(solved),
         "frac_all_wrong": sum(not any(group) for group in solved) / len(solved),
         "num_unscored": len(rollouts) - len(scored),
@@ -175,7 +114,7 @@ def rollout_metrics(groups: Sequence[Group], rewards: Rewards) -> dict[str, floa
 def update_metrics(update: UpdateMetrics | None, groups: Sequence[Group]) -> dict:
     """The update's numbers; None where nothing was trained on."""
     num_tokens = sum(len(r.token_ids) for group in groups for r in group.rollouts)
-    names = ("loss", "grad_norm", "entropy_trained", "drift_mean", "drift_max")
+    names = ("loss", "grad_norm", "entropy_trained", "drift_mean", "drift_max", "clip_fraction")
     return {
         **{name: getattr(update, name, None) for name in names},
         "optimizer_steps": update.steps if update else 0,

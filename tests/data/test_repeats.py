@@ -1,4 +1,4 @@
-from nsr_fast.data.audit import data_warnings, duplicate_ids, overlapping_ids
+from nsr_fast.data.repeats import data_warnings, duplicate_ids, overlapping_ids
 
 
 def rows(*pairs):

@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr_fast.rollout.engine import build_engine
-from nsr_fast.rollout.rollout import whole_groups
+from nsr_fast.types import whole_groups
 from nsr_fast.types import Prompt, Sampling, sampling_seed
 
 TEXTS = ["What is 12 + 30?", "Count: 1 2 3", "x", "the quick brown fox jumps"]

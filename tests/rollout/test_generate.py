@@ -6,7 +6,7 @@ import pytest
 import torch
 from engines import generate, load, prompts_of, start, trainer_logprobs
 
-from nsr_fast.rollout.rollout import whole_groups
+from nsr_fast.types import whole_groups
 from nsr_fast.types import Budget, Sampling
 
 pytestmark = pytest.mark.vllm

@@ -8,7 +8,7 @@ from rich.console import Console
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
 from nsr_fast.train.loop import prompt_batches
-from nsr_fast.train.progress import Progress, clock
+from nsr_fast.run.progress import Progress, clock
 from nsr_fast.train.round import (
     check_update,
     rollout_metrics,

@@ -7,9 +7,9 @@ import torch
 from sequences import make_sequences
 from transformers import AutoModelForCausalLM
 
-from nsr_fast.train.attention import PACKED_ATTENTION
+from nsr_fast.model.attention import PACKED_ATTENTION
 from nsr_fast.train.optimizer import PolicyOptimizer
-from nsr_fast.train.packing import pack
+from nsr_fast.model.batch import pack
 from nsr_fast.train.step import (
     UpdateSettings,
     accumulate_gradients,

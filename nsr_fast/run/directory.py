@@ -4,28 +4,29 @@ checkpoints/, report.html. Append-only while the run lasts."""
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from nsr_fast.config import Config
+from nsr_fast.config import Config, RunKeys
 from nsr_fast.errors import InputError
+from nsr_fast.types import Group
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
 _FOLDERS = ("rollouts", "checkpoints")
 
 
-def check_output_dir(config: Config) -> None:
+def check_output_dir(keys: RunKeys) -> None:
     """Raise InputError when output_dir holds a run and `overwrite` is off. Changes nothing."""
-    folder = Path(config.output_dir)
+    folder = Path(keys.output_dir)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir():
         raise InputError(f"output_dir: {parent} is a file; expected a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"output_dir: cannot write in {parent}; choose another directory")
     held = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
-    if held and not config.overwrite:
+    if held and not keys.overwrite:
         raise InputError(
             f"output_dir: {folder} already holds a run ({', '.join(held)}); choose another "
             "directory or pass --overwrite true to replace that run"
@@ -36,8 +37,8 @@ class RunDirectory:
     """Creates the directory (replacing a run when the config says so) and appends to its files."""
 
     def __init__(self, config: Config, environment: Mapping):
-        check_output_dir(config)
-        self.path = Path(config.output_dir)
+        check_output_dir(config.run)
+        self.path = Path(config.run.output_dir)
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
         for name in _FOLDERS:
@@ -46,7 +47,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output_dir: cannot make {self.path}: {error.strerror}") from None
-        settings = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        settings = yaml.safe_dump(config.flat(), sort_keys=False)
         (self.path / "config.yaml").write_text(settings)
         (self.path / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
 
@@ -58,10 +59,15 @@ class RunDirectory:
         """One line of eval.jsonl."""
         self._append("eval.jsonl", [evaluation])
 
-    def log_rollouts(self, round_index: int, samples: Iterable[Mapping]) -> None:
-        """A few rollouts of the round, to read by eye."""
+    def log_rollouts(self, round_index: int, groups: Sequence[Group], limit: int) -> None:
+        """A few rollouts of the round, evenly chosen, to read by eye."""
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
         (self.path / "rollouts").mkdir(exist_ok=True)
-        self._append(f"rollouts/round-{round_index}.jsonl", samples)
+        rows = [
+            {"id": r.prompt.id, "reward": r.reward, "prompt": r.prompt.text, "text": r.text}
+            for r in rollouts[:: max(1, len(rollouts) // max(1, limit))][:limit]
+        ]
+        self._append(f"rollouts/round-{round_index}.jsonl", rows)
 
     def checkpoint(self, round_index: int) -> Path:
         """checkpoints/round-N."""

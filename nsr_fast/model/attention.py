@@ -16,7 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from nsr_fast.train.varlen import choose_varlen, packed_bounds
+from nsr_fast.model.layout import head_dim
+from nsr_fast.model.varlen import choose_varlen, packed_bounds
 
 PACKED_ATTENTION = "nsr_packed"
 
@@ -26,10 +27,7 @@ _choose = cache(choose_varlen)
 def attention_note(policy: PreTrainedModel) -> str:
     """Which kernel computes the packed attention of this policy, in words."""
     config = policy.config
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
-    heads = config.num_attention_heads, config.num_key_value_heads, head_dim
+    heads = config.num_attention_heads, config.num_key_value_heads, head_dim(config)
     return _choose(policy.device, policy.dtype, *heads).note
 
 

@@ -1,7 +1,7 @@
-"""How an engine gets the trainer's weights: one memory for both, or a checked copy after updates.
+"""How an engine gets the policy's weights: one memory for both, or a checked copy after updates.
 
 Sharing needs plain matrices on both sides (shared_weights.py). Where the engine quantises or splits
-them, where LoRA wraps the trainer's layers or the family's layout is unknown, vLLM's own loader
+them, where LoRA wraps the policy's layers or the family's layout is unknown, vLLM's own loader
 takes a copy after each update, in process.
 """
 
@@ -24,15 +24,15 @@ _PLAIN_METHODS = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
 
 
 class EngineWeights:
-    """The link between one vLLM engine and the trainer's module.
+    """The link between one vLLM engine and the policy's module.
 
     note   in words, for the user: shared, or copied and why
     """
 
-    def __init__(self, llm, trainer: nn.Module, *, share: bool):
-        self._llm, self._trainer = llm, trainer
+    def __init__(self, llm, policy: nn.Module, *, share: bool):
+        self._llm, self._policy = llm, policy
         self._bindings = self._views = None
-        reason = self._apply(lambda model: obstacle(model, trainer))
+        reason = self._apply(lambda model: obstacle(model, policy))
         if reason is None:
             try:
                 self._link(share)
@@ -40,55 +40,55 @@ class EngineWeights:
                 reason = str(unknown)
         self._seen = None if reason is None else self._fingerprints()
         if reason is None and share:
-            self.note = "weights: the engine computes with the trainer's own tensors"
+            self.note = "weights: the engine computes with the policy's own tensors"
         else:
             reason = reason or "share_weights is off"
             self.note = f"weights: copied into the engine after each update ({reason})"
 
     def check(self) -> None:
-        """After an update: the engine holds the trainer's weights, or GuardStop."""
+        """After an update: the engine holds the policy's weights, or GuardStop."""
         if self._bindings is not None:
             check_shared(self._bindings)
         elif self._views is not None:
-            copy_weights(self._views, self._trainer)
+            copy_weights(self._views, self._policy)
         else:
             self._reload()
 
     def _link(self, share: bool) -> None:
         if share:
-            self._bindings = self._apply(lambda model: share_weights(model, self._trainer))
+            self._bindings = self._apply(lambda model: share_weights(model, self._policy))
             return
-        layout = self._apply(lambda model: find_layout(model, self._trainer))
-        self._apply(lambda model: layout.unpack(model, self._trainer.state_dict()))
+        layout = self._apply(lambda model: find_layout(model, self._policy))
+        self._apply(lambda model: layout.unpack(model, self._policy.state_dict()))
         self._views = layout.views
 
     def _reload(self) -> None:
-        """Through vLLM's loader. Its tensors have another form than the trainer's, so the proof is
-        that they changed exactly when the trainer's did; the drift of logprobs is measured too."""
-        weights = {"weights_iterator": plain_weights(self._trainer)}
+        """Through vLLM's loader. Its tensors have another form than the policy's, so the proof is
+        that they changed exactly when the policy's did; the drift of logprobs is measured too."""
+        weights = {"weights_iterator": plain_weights(self._policy)}
         self._llm.collective_rpc("reload_weights", kwargs=weights)
         self._apply(_repack_head)
         before, self._seen = self._seen, self._fingerprints()
         if [a == b for a, b in zip(before, self._seen)] in ([True, False], [False, True]):
             raise GuardStop(
-                "stale weights: trainer and engine did not change together in this update; "
+                "stale weights: policy and engine did not change together in this update; "
                 "rollouts would come from other weights, so the run stops"
             )
 
     def _fingerprints(self) -> list[dict[str, int]]:
-        """Of the trainer and of the engine."""
+        """Of the policy and of the engine."""
         engine = self._apply(lambda model: fingerprint(dict(model.named_parameters())))
-        return [fingerprint(dict(self._trainer.named_parameters())), engine]
+        return [fingerprint(dict(self._policy.named_parameters())), engine]
 
     def _apply(self, function: Callable):
         return self._llm.apply_model(function)[0]
 
 
-def obstacle(engine_model: nn.Module, trainer: nn.Module) -> str | None:
+def obstacle(engine_model: nn.Module, policy: nn.Module) -> str | None:
     """Why the two cannot share memory whatever their names and shapes, or None."""
-    for name, module in trainer.named_modules():
+    for name, module in policy.named_modules():
         if hasattr(module, "base_layer"):
-            return f"LoRA wraps the trainer's {name}"
+            return f"LoRA wraps the policy's {name}"
     for name, module in engine_model.named_modules():
         method = type(getattr(module, "quant_method", None)).__name__
         if method not in (*_PLAIN_METHODS, "NoneType") and hasattr(module, "weight"):
@@ -99,21 +99,21 @@ def obstacle(engine_model: nn.Module, trainer: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def copy_weights(views: dict[str, torch.Tensor], trainer: nn.Module) -> None:
-    """Write the trainer's values into the engine's own tensors and prove that they arrived."""
-    for name, parameter in trainer.named_parameters():
+def copy_weights(views: dict[str, torch.Tensor], policy: nn.Module) -> None:
+    """Write the policy's values into the engine's own tensors and prove that they arrived."""
+    for name, parameter in policy.named_parameters():
         views[name].copy_(parameter)
-    check_equal(views, trainer)
+    check_equal(views, policy)
 
 
 @torch.no_grad()
-def plain_weights(trainer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def plain_weights(policy: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """(Hugging Face name, tensor) of every parameter, LoRA layers (PEFT's) merged into their base.
 
     Adapters' own parameters are left out.
     """
-    wrapped = {name: m for name, m in trainer.named_modules() if hasattr(m, "base_layer")}
-    for name, parameter in trainer.named_parameters():
+    wrapped = {name: m for name, m in policy.named_modules() if hasattr(m, "base_layer")}
+    for name, parameter in policy.named_parameters():
         owner, _, rest = name.rpartition(".base_layer.")
         if owner in wrapped and rest == "weight":
             layer = wrapped[owner]

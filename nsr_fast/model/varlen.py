@@ -1,8 +1,8 @@
 """Attention kernels that take packed sequences as they are, for CUDA in half precision.
 
-Preferred in this order: flash-attn, the FlashAttention-4 that CUDA builds of vLLM bring, torch's
-varlen_attn. A candidate is used only after it has computed a small case forward and backward like
-scaled_dot_product_attention on the same device; what speaks against the others is kept as text.
+flash-attn is preferred to torch's varlen_attn. A candidate is used only after it has computed a
+small case forward and backward like scaled_dot_product_attention on the same device; what speaks
+against the others is kept as text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ def choose_varlen(
     """The first candidate that works for these heads on `device`."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return VarlenChoice("torch scaled_dot_product_attention", None, {})
-    candidates = {"flash-attn": _flash_attn, "vLLM's flash-attn 4": _vllm, "torch varlen": _torch}
+    candidates = {"flash-attn": _flash_attn, "torch varlen": _torch}
     return first_that_agrees(candidates, device, dtype, (num_heads, num_kv_heads, head_dim))
 
 
@@ -119,12 +119,6 @@ def _flash_attn() -> Varlen:
         )
 
     return attend
-
-
-def _vllm() -> Varlen:
-    from nsr_fast.rollout.vllm_attention import flash_attn_4
-
-    return flash_attn_4()
 
 
 def _torch() -> Varlen:

@@ -2,20 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.model.load import Policy, Tokenizer
 
 
 def save_checkpoint(
-    folder: Path,
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    optimizer: PolicyOptimizer,
-    round_index: int,
+    folder: Path, policy: Policy, tokenizer: Tokenizer, trainer_state: Mapping[str, object]
 ) -> None:
     """Write `folder` whole or not at all (a temporary neighbour is renamed at the end)."""
     unfinished = folder.with_name(folder.name + ".unfinished")
@@ -23,16 +19,13 @@ def save_checkpoint(
     unfinished.mkdir(parents=True)
     policy.save_pretrained(unfinished, state_dict=_own_tensors(policy))
     tokenizer.save_pretrained(unfinished)
-    torch.save(
-        {"round": round_index, "optimizer": optimizer.state_dict()},
-        unfinished / "trainer_state.pt",
-    )
+    torch.save(trainer_state, unfinished / "trainer_state.pt")
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(unfinished, folder)
 
 
-def _own_tensors(policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+def _own_tensors(policy: Policy) -> dict[str, torch.Tensor]:
     """The state dict out of the engine's fused storage; tied names keep one tensor."""
     copies: dict[tuple, torch.Tensor] = {}
     state = {}

@@ -6,7 +6,7 @@ from engines import GREEDY, TEXTS, generate, load, prompts_of, start, take_step,
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from nsr_fast.rollout.engine_weights import obstacle, plain_weights
+from nsr_fast.rollout.weights import obstacle, plain_weights
 from nsr_fast.rollout.shared_weights import LayoutUnknown, find_layout
 
 pytestmark = pytest.mark.vllm

@@ -12,13 +12,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from nsr_fast.config import ModelKeys
 from nsr_fast.errors import InputError
-from nsr_fast.rollout.shared_weights import check_family
-from nsr_fast.train.attention import PACKED_ATTENTION
-from nsr_fast.train.packing import MicroBatch
+from nsr_fast.model.attention import PACKED_ATTENTION
+from nsr_fast.model.layout import check_family
+
+Policy, Tokenizer = PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str) -> Tokenizer:
     """The checkpoint's tokenizer, after the architecture has been checked (reads no weights)."""
     logging.disable_progress_bar()
     is_path = model.startswith((".", "/", "~")) or Path(model).is_dir()
@@ -34,8 +36,9 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise InputError(f"model: {model}: cannot load it: {_first_line(error)}") from None
 
 
-def load_policy(model: str, dtype: str, *, gradient_checkpointing: bool = False) -> PreTrainedModel:
-    """Load the weights. dtype: "auto" (bfloat16 on CUDA, float32 on the CPU) | torch dtype name."""
+def load_policy(keys: ModelKeys) -> Policy:
+    """Load the weights, for training, on the GPU where there is one."""
+    model, dtype = keys.model, keys.dtype
     if dtype == "auto":
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     try:
@@ -45,12 +48,12 @@ def load_policy(model: str, dtype: str, *, gradient_checkpointing: bool = False)
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
     policy.config.use_cache = False
-    if gradient_checkpointing:
+    if keys.gradient_checkpointing:
         policy.gradient_checkpointing_enable()
     return policy.to("cuda" if torch.cuda.is_available() else "cpu").train()
 
 
-def stop_token_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_token_ids(policy: Policy, tokenizer: Tokenizer) -> list[int]:
     """Every id that ends a completion: of the generation config, the config and the tokenizer."""
     found: set[int] = set()
     for value in (
@@ -64,15 +67,14 @@ def stop_token_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     return sorted(found)
 
 
-def hidden_states(policy: PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
-    """Hidden state before the head at every loss row: [R, D]. No logits are made."""
-    outputs = policy.model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        sequence_lengths=batch.sequence_lengths,
-        use_cache=False,
-    )
-    return outputs.last_hidden_state[0].index_select(0, batch.row)
+def check_context(policy: Policy, max_model_len: int) -> None:
+    """Raise InputError unless the model has as many positions as prompt and completion may take."""
+    limit = policy.config.max_position_embeddings
+    if max_model_len > limit:
+        raise InputError(
+            f"max_prompt_length + max_completion_length = {max_model_len} tokens, the model takes "
+            f"{limit} (max_position_embeddings); lower one of the two"
+        )
 
 
 def _first_line(error: Exception) -> str:

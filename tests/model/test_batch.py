@@ -5,9 +5,9 @@ import torch
 from sequences import make_sequences
 from transformers import AutoModelForCausalLM
 
-from nsr_fast.train.attention import PACKED_ATTENTION, packed_attention
-from nsr_fast.train.packing import pack, split_minibatches
-from nsr_fast.train.policy import hidden_states
+from nsr_fast.model.attention import PACKED_ATTENTION, packed_attention
+from nsr_fast.model.batch import pack, split_minibatches
+from nsr_fast.model.load import hidden_states
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from nsr_fast.train.attention import packed_attention
-from nsr_fast.train.varlen import choose_varlen, disagreement, first_that_agrees, packed_bounds
+from nsr_fast.model.attention import packed_attention
+from nsr_fast.model.varlen import choose_varlen, disagreement, first_that_agrees, packed_bounds
 
 CPU = torch.device("cpu")
 HEADS = (4, 2, 16)

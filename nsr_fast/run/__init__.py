@@ -1,0 +1,1 @@
+"""Run: what is built, written, saved and shown around the rounds."""
