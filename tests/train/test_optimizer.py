@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from optimizers import optimizer_of
 from torch import nn
 
 from nsr_fast.config import Config
-from nsr_fast.train.optimizer import PolicyOptimizer, Staging, step_on_device_, step_on_host_
+from nsr_fast.train.optimizer import Staging, step_on_device_, step_on_host_
 
 SETTINGS = {"weight_decay": 0.01, "max_grad_norm": 1.0}
 HALF = torch.bfloat16
@@ -16,7 +17,7 @@ HALF = torch.bfloat16
 def test_float32_steps_equal_clipped_adamw():
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.full((5, 3), 0.05)) for _ in range(2))
-    optimizer = PolicyOptimizer([ours], learning_rate=1e-2, **SETTINGS)
+    optimizer = optimizer_of([ours], learning_rate=1e-2, **SETTINGS)
     reference = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.01)
     for _ in range(100):
         gradient = torch.randn(5, 3) * 4
@@ -33,7 +34,7 @@ def test_bfloat16_parameters_keep_updates_of_1e_6_that_plain_adamw_loses(master_
     start = torch.full((10_000,), 0.02, dtype=HALF)
     parameter, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     settings = {"learning_rate": 1e-6, "weight_decay": 0.0, "max_grad_norm": 1e9}
-    ours = PolicyOptimizer([parameter], **settings, master_weights=master_weights)
+    ours = optimizer_of([parameter], **settings, master_weights=master_weights)
     theirs = torch.optim.AdamW([plain], lr=1e-6, weight_decay=0.0)
     address = parameter.data_ptr()
     for _ in range(100):
@@ -47,7 +48,7 @@ def test_bfloat16_parameters_keep_updates_of_1e_6_that_plain_adamw_loses(master_
         assert abs(moved + 1e-4) < 5 * 2.0**-13 * (0.82 / 10_000) ** 0.5
     else:
         assert abs(moved + 1e-4) < 2.0**-14 and moved == -(2.0**-13)
-        master = ours.state_dict()["parameters"][0]["master"].double()
+        master = ours.state_dict()["parameters"]["0"]["master"].double()
         assert (master - (start.double() - 1e-4)).abs().max() < 1e-7
     assert parameter.data_ptr() == address
 
@@ -59,7 +60,7 @@ def test_step_on_the_host_equals_the_step_in_place(dtype):
     start = [torch.randn(5, 7).to(dtype), torch.randn(40).to(dtype), torch.randn(2, 3).to(dtype)]
     ours, hosted = ([nn.Parameter(x.clone()) for x in start] for _ in range(2))
     staging = Staging()
-    states = [PolicyOptimizer(ps, learning_rate=1.0, **SETTINGS)._states for ps in (ours, hosted)]
+    states = [optimizer_of(ps, learning_rate=1.0, **SETTINGS)._states.values() for ps in (ours, hosted)]
     for state in states[1]:
         if dtype == torch.float32:
             state.master = state.parameter.detach().clone()  # as for a parameter on a device
@@ -80,19 +81,19 @@ def test_float32_gradients_of_bfloat16_parameters():
     """As accumulate_into_grad makes them: not rounded to bfloat16 on the way."""
     parameter = nn.Parameter(torch.full((4,), 2.0, dtype=HALF))
     parameter.grad_dtype = torch.float32
-    optimizer = PolicyOptimizer([parameter], learning_rate=0.5, weight_decay=0.0, max_grad_norm=9.0)
+    optimizer = optimizer_of([parameter], learning_rate=0.5, weight_decay=0.0, max_grad_norm=9.0)
     gradient = torch.tensor([1.0, 1.001, -1.002, 3.0])
     parameter.grad = gradient.clone()
     assert optimizer.step() == pytest.approx(gradient.double().norm().item(), rel=1e-6)
     assert torch.equal(parameter, torch.tensor([1.5, 1.5, 2.5, 1.5], dtype=HALF))
-    exp_avg = optimizer.state_dict()["parameters"][0]["exp_avg"]
+    exp_avg = optimizer.state_dict()["parameters"]["0"]["exp_avg"]
     torch.testing.assert_close(exp_avg, 0.1 * gradient)
 
 
 def test_rows_of_a_fused_tensor_are_written_in_place():
     fused = torch.ones(6, 3, dtype=HALF)  # as an engine holds q, k and v
     parts = [nn.Parameter(fused[:3]), nn.Parameter(fused[3:4]), nn.Parameter(fused[4:])]
-    optimizer = PolicyOptimizer(parts, learning_rate=0.25, weight_decay=0.0, max_grad_norm=1.0)
+    optimizer = optimizer_of(parts, learning_rate=0.25, weight_decay=0.0, max_grad_norm=1.0)
     parts[1].grad = torch.ones(1, 3, dtype=HALF)
     optimizer.step()
     assert fused[:, 0].tolist() == [1.0, 1.0, 1.0, 0.75, 1.0, 1.0]
@@ -115,15 +116,15 @@ def test_resumed_steps_equal_uninterrupted_ones_bit_for_bit(tmp_path, dtype, mas
     settings |= {"master_weights": master_weights}
     start = [torch.linspace(-1, 1, 45).view(9, 5).to(dtype), torch.ones(3, dtype=dtype)]
     whole = [nn.Parameter(x.clone()) for x in start]
-    run(whole, PolicyOptimizer(whole, seed=5, **settings), gradients())
+    run(whole, optimizer_of(whole, seed=5, **settings), gradients())
 
     first = [nn.Parameter(x.clone()) for x in start]
-    optimizer = PolicyOptimizer(first, seed=5, **settings)
+    optimizer = optimizer_of(first, seed=5, **settings)
     run(first, optimizer, gradients()[:3])
     torch.save({"weights": first, "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
     saved = torch.load(tmp_path / "state.pt")
     second = [nn.Parameter(p.detach().clone()) for p in saved["weights"]]
-    resumed = PolicyOptimizer(second, seed=99, **settings)
+    resumed = optimizer_of(second, seed=99, **settings)
     resumed.load_state_dict(saved["optimizer"])
     assert resumed.num_steps == 3 and resumed.learning_rate == 1e-3
     run(second, resumed, gradients()[3:])
@@ -134,12 +135,12 @@ def test_resumed_steps_equal_uninterrupted_ones_bit_for_bit(tmp_path, dtype, mas
 def test_a_state_of_other_parameters_is_refused():
     def optimizer(*shapes, **options):
         parameters = [nn.Parameter(torch.ones(shape, dtype=HALF)) for shape in shapes]
-        return PolicyOptimizer(parameters, learning_rate=1.0, **SETTINGS, **options)
+        return optimizer_of(parameters, learning_rate=1.0, **SETTINGS, **options)
 
     saved = optimizer((2, 3), (4,)).state_dict()
-    with pytest.raises(ValueError, match="expected the state of 1 parameters, got 2"):
+    with pytest.raises(ValueError, match="expected the state of this policy's 1 parameters, got 2; 1 is in the s"):
         optimizer((2, 3)).load_state_dict(saved)
-    with pytest.raises(ValueError, match=r"parameter 1: expected \[5\], got \[4\]"):
+    with pytest.raises(ValueError, match=r"1: expected \[5\], got \[4\]"):
         optimizer((2, 3), (5,)).load_state_dict(saved)
     stochastic = optimizer((2, 3), (4,), master_weights="stochastic")
     with pytest.raises(ValueError, match="with a master; resume with master_weights: device or"):
@@ -152,7 +153,7 @@ def test_stochastic_steps_differ_between_parameters_and_seeds():
     def weights(seed):
         parameters = [nn.Parameter(torch.ones(500, dtype=HALF)) for _ in range(2)]
         settings = {"weight_decay": 0.0, "max_grad_norm": 1e9, "master_weights": "stochastic"}
-        optimizer = PolicyOptimizer(parameters, learning_rate=1e-3, seed=seed, **settings)
+        optimizer = optimizer_of(parameters, learning_rate=1e-3, seed=seed, **settings)
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
@@ -164,38 +165,38 @@ def test_stochastic_steps_differ_between_parameters_and_seeds():
 
 def test_parameters_the_kernels_cannot_step_are_refused():
     for bad in (torch.ones(2, 3).half(), torch.ones(2, 3).t()):
-        with pytest.raises(ValueError, match="parameters: expected contiguous float32 or bfloat16"):
-            PolicyOptimizer([nn.Parameter(bad)], learning_rate=1.0, **SETTINGS)
+        with pytest.raises(ValueError, match="0: expected contiguous float32 or bfloat16"):
+            optimizer_of([nn.Parameter(bad)], learning_rate=1.0, **SETTINGS)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_non_finite_gradient_changes_nothing(bad, dtype):
     parameter = nn.Parameter(torch.ones(4, dtype=dtype))
-    optimizer = PolicyOptimizer([parameter], learning_rate=0.1, **SETTINGS)
+    optimizer = optimizer_of([parameter], learning_rate=0.1, **SETTINGS)
     before = copy.deepcopy(optimizer.state_dict())
     parameter.grad = torch.tensor([1.0, bad, 1.0, 1.0]).to(dtype)
     norm = optimizer.step()
     assert not torch.isfinite(torch.tensor(norm))
     assert torch.equal(parameter, torch.ones_like(parameter)) and parameter.grad is None
     after = optimizer.state_dict()
-    assert after["num_steps"] == 0 and after["parameters"][0]["num_steps"] == 0
+    assert after["num_steps"] == 0 and after["parameters"]["0"]["num_steps"] == 0
     for name in ("exp_avg", "exp_avg_sq"):
-        assert torch.equal(after["parameters"][0][name], before["parameters"][0][name])
+        assert torch.equal(after["parameters"]["0"][name], before["parameters"]["0"][name])
 
 
 def test_large_gradients_are_clipped_to_the_norm():
     parameter = nn.Parameter(torch.zeros(2))
-    optimizer = PolicyOptimizer([parameter], learning_rate=1.0, weight_decay=0.0, max_grad_norm=0.5)
+    optimizer = optimizer_of([parameter], learning_rate=1.0, weight_decay=0.0, max_grad_norm=0.5)
     parameter.grad = torch.tensor([3e8, 4e8])
     assert optimizer.step() == pytest.approx(5e8)
-    exp_avg = optimizer.state_dict()["parameters"][0]["exp_avg"]
+    exp_avg = optimizer.state_dict()["parameters"]["0"]["exp_avg"]
     torch.testing.assert_close(exp_avg, torch.tensor([0.03, 0.04]))
 
 
 def test_warmup_is_linear_and_then_constant():
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = PolicyOptimizer([parameter], learning_rate=1.0, warmup_steps=4, **SETTINGS)
+    optimizer = optimizer_of([parameter], learning_rate=1.0, warmup_steps=4, **SETTINGS)
     rates = []
     for _ in range(6):
         rates.append(optimizer.learning_rate)
@@ -206,6 +207,6 @@ def test_warmup_is_linear_and_then_constant():
 
 def test_config_names_the_masters():
     required = {"model": "m", "data": "d", "output_dir": "o"}
-    assert Config(**required).master_weights == "device"
+    assert Config.from_flat(required).optimizer.master_weights == "device"
     with pytest.raises(ValueError, match="'device', 'host' or 'stochastic'"):
-        Config(**required, master_weights="none")
+        Config.from_flat({**required, "master_weights": "none"})
