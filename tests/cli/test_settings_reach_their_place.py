@@ -179,9 +179,7 @@ def test_save_rounds(run, settings, rounds):
         assert f"saved {done.checkpoint(index)}" in done.out
 
 
-@pytest.mark.parametrize(
-    ("settings", "rounds"), [({}, [0, 3]), ({"eval_rounds": 1}, [0, 1, 2, 3])]
-)
+@pytest.mark.parametrize(("settings", "rounds"), [({}, [0, 3]), ({"eval_rounds": 1}, [0, 1, 2, 3])])
 def test_eval_rounds_and_sizes(run, settings, rounds):
     sizes = {"eval_num_prompts": 3, "eval_num_samples": 2}
     done = run(max_rounds=3, eval_rows=EVAL_ROWS, **sizes, **settings)

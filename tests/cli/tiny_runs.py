@@ -61,7 +61,7 @@ def parity_of_problems(prompts, completions, completion_ids, id, finish_reason, 
 def as_told(prompts, completions, completion_ids, id, finish_reason, before, after, **columns):
     """The k-th completion of a row gets the k-th reward of its column `before`, or `after` once a
     training row was scored."""
-    has_trained = RECORD.exists() and '"t' in RECORD.read_text()
+    has_trained = RECORD.exists() and '"id": "t' in RECORD.read_text()
     lists = after if has_trained else before
     seen = {}
     rewards = []
@@ -156,6 +156,7 @@ class Call:
     sampling: object
     seeds: list[int]
     budget: object
+    given: dict = field(default_factory=dict)  # (prompt, sample) -> the rollout that the run saw
 
     @property
     def is_training(self):
@@ -190,7 +191,10 @@ def watched_engine(change=lambda call, stream: stream):
         limit = budget[0] if budget else options.get("budget")
         call = Call(list(prompts), sampling, list(seeds), limit)
         watched.calls.append(call)
-        yield from change(call, list(real(self, prompts, sampling, seeds, *budget, **options)))
+        stream = list(real(self, prompts, sampling, seeds, *budget, **options))
+        for prompt, sample, rollout in change(call, stream):
+            call.given[prompt, sample] = rollout
+            yield prompt, sample, rollout
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, method, generate)
