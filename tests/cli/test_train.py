@@ -17,9 +17,16 @@ pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
 
 REWARD = """
-def every_other(prompts, completions, completion_ids, answer, **columns):
+import json
+from pathlib import Path
+
+def every_other(prompts, completions, completion_ids, id, answer, **columns):
     assert len(prompts) == len(completions) == len(completion_ids) == len(answer)
-    return [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
+    rewards = [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
+    with Path(__file__).with_name("scored.jsonl").open("a") as file:
+        for row, ids, reward in zip(id, completion_ids, rewards):
+            file.write(json.dumps([row, len(ids), reward]) + "\\n")
+    return rewards
 
 def wrong_length(prompts, completions, completion_ids, **columns):
     return [1.0]
@@ -62,7 +69,9 @@ def nsr_fast_process(*words, **settings):
 @pytest.fixture
 def inputs(tmp_path):
     rows = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(6)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, prefix in [("data", "t"), ("eval", "e")]:
+        lines = [json.dumps({"id": f"{prefix}{i}", **row}) + "\n" for i, row in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     (tmp_path / "reward.py").write_text(REWARD)
     return tmp_path
 
@@ -83,7 +92,7 @@ def test_two_rounds_change_and_save_the_weights(
         "train",
         model=base,
         data=inputs / "data.jsonl",
-        eval_data=inputs / "data.jsonl",
+        eval_data=inputs / "eval.jsonl",
         reward=f"{inputs}/reward.py:every_other",
         output_dir=run,
         template=template,
@@ -92,29 +101,59 @@ def test_two_rounds_change_and_save_the_weights(
         **SETTINGS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    check_metrics(run, objective)
+    scored = read_lines(inputs / "scored.jsonl")
+    check_metrics(run, objective, scored, steps=2 if family == "qwen3" else 1)
     check_checkpoint(base, run / "checkpoints" / "round-2")
-    evaluations = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    evaluations = read_lines(run / "eval.jsonl")
     assert [e["round"] for e in evaluations] == [0, 2]
     assert "<svg" in (run / "report.html").read_text()
-    assert "Pass@k on 6 problems, 4 samples each" in done.stdout
+    check_summary(done.stdout, evaluations, scored)
 
 
-def check_metrics(run, objective):
-    rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [metrics["round"] for metrics in rounds] == [1, 2]
-    for metrics in rounds:
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_metrics(run, objective, scored, steps):
+    """scored: [row, tokens, reward] of every completion; a round has 4 x 4 of the rows t0, t1, .."""
+    rounds = read_lines(run / "metrics.jsonl")
+    trained = [record for record in scored if record[0].startswith("t")]
+    assert [metrics["round"] for metrics in rounds] == [1, 2] and len(trained) == 2 * 16
+    for index, metrics in enumerate(rounds):
         assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-        assert metrics["drift_mean"] < 1e-4
-        if objective == "nsr":  # only wrong rollouts are trained on
-            assert metrics["trained_fraction"] == pytest.approx(1 - metrics["reward"], abs=0.2)
-        else:
-            assert metrics["trained_tokens"] == metrics["num_tokens"]
+        assert metrics["drift_mean"] < 1e-4 and metrics["optimizer_steps"] == steps
+        records = trained[16 * index : 16 * index + 16]
+        total = sum(tokens for _, tokens, _ in records)
+        wrong = sum(tokens for _, tokens, reward in records if reward < 0)
+        weighted = wrong if objective == "nsr" else total  # NSR trains on wrong rollouts only
+        assert 0 < wrong < total == metrics["num_tokens"]
+        assert metrics["trained_tokens"] == weighted
+        assert metrics["trained_fraction"] == weighted / total
+        assert metrics["reward"] == sum(reward > 0 for *_, reward in records) / 16
+
+
+def check_summary(printed, evaluations, scored):
+    """Pass@1 is the share of right completions, Pass@4 that of problems with one; 6 problems."""
+    rewards = [(row, reward) for row, _, reward in scored if row.startswith("e")]
+    assert len(rewards) == 2 * 6 * 4
+    lines = printed.splitlines()
+    (title,) = [line for line in lines if line.startswith("Pass@k on 6 problems, 4 samples each")]
+    at_1, _, at_4 = lines[lines.index(title) + 2 :][:3]
+    first, last = rewards[:24], rewards[24:]
+    for part, evaluation in zip((first, last), evaluations, strict=True):
+        right = [row for row, reward in part if reward > 0]
+        assert evaluation["num_correct"] == [right.count(f"e{i}") for i in range(6)]
+    one = [sum(reward > 0 for _, reward in part) / 24 for part in (first, last)]
+    four = [len({row for row, reward in part if reward > 0}) / 6 for part in (first, last)]
+    for line, k, (before, after) in [(at_1, "1", one), (at_4, "4", four)]:
+        numbers = [word for word in line.split() if word[0] != "[" and word[-1] != "]"]
+        assert numbers == [k, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"]
 
 
 def check_checkpoint(base, folder):
     old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
     assert old.keys() == new.keys()
+    assert {name: t.dtype for name, t in old.items()} == {name: t.dtype for name, t in new.items()}
     changed = [name for name in old if not torch.equal(old[name], new[name])]
     assert "model.layers.0.self_attn.q_proj.weight" in changed and len(changed) > len(old) // 2
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from nsr_fast.data import TEMPLATES, load_prompts
 from nsr_fast.errors import InputError
@@ -59,6 +60,21 @@ def test_templates_give_the_text_of_the_paper(data, template, text):
 def test_special_tokens_of_the_template_are_single_tokens(data):
     token_ids = load(data, "qwen")[0].token_ids
     assert token_ids[0] == 1 and token_ids.count(1) == 3 and token_ids.count(2) == 2
+
+
+@pytest.mark.parametrize(("template", "count"), [("none", 0), ("qwen", 3), ("chat", 1)])
+def test_a_tokenizer_that_adds_a_token_adds_none_to_a_template(data, template, count):
+    """A tokenizer like Llama's, which puts its first token (here <|im_start|>) before any text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.chat_template = "<|im_start|>{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert tokenizer("x")["input_ids"][0] == 1 and tokenizer("<|im_start|>")["input_ids"] == [1, 1]
+    prompts = load_prompts(data, tokenizer=tokenizer, template=template, max_prompt_length=512)
+    for prompt in prompts:
+        assert prompt.token_ids.count(1) == count
+        assert (prompt.token_ids[0] == 1) == (count > 0)
 
 
 def test_chat_template_is_the_tokenizers(data):

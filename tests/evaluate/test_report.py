@@ -8,7 +8,8 @@ from nsr_fast.evaluate import pass_at_k_curve, write_report
 from nsr_fast.evaluate.chart import Series, line_chart, number, ticks
 
 
-def write_run(folder, *, num_rounds=3, evaluated=(0, 3)):
+def write_run(folder, *, num_rounds=3, evaluated=(0, 3), counts_of=None):
+    counts_of = counts_of or (lambda r: [r, 2 * r, 8, 0])
     rows = [
         {"round": r, "reward": -0.5 + 0.1 * r, "loss": None, "time/train": 0.5, "time/rollout": 1.0}
         for r in range(num_rounds)
@@ -16,7 +17,7 @@ def write_run(folder, *, num_rounds=3, evaluated=(0, 3)):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = []
     for r in evaluated:
-        counts = [r, 2 * r, 8, 0]
+        counts = counts_of(r)
         c = pass_at_k_curve(counts, 8)
         curve = {"k": c.k, "pass_at_k": c.pass_at_k, "low": c.low, "high": c.high}
         line = {"round": r, "num_samples": 8, "num_prompts": 4, "num_correct": counts, **curve}
@@ -72,7 +73,27 @@ def test_report_shows_the_paired_difference(tmp_path):
     text = parsed(write_report(tmp_path)).text
     assert "+0.2812" in text  # mean of (3/8, 6/8, 0, 0)
     assert "Pass@k before and after" in text
-    assert {"higher", "lower", "not resolved"} & set(text)
+    assert words_of(text) == ["not resolved"] * 4  # k = 1, 2, 4, 8; two of four problems never move
+
+
+def words_of(text):
+    return [word for word in text if word in ("higher", "lower", "not resolved")]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "word", "difference"),
+    [
+        ([0, 1, 2, 0], [4, 5, 6, 4], "higher", "+0.5000"),
+        ([4, 5, 6, 4], [0, 1, 2, 0], "lower", "-0.5000"),
+        ([0, 4, 0, 4], [4, 0, 4, 0], "not resolved", "+0.0000"),
+    ],
+)
+def test_report_says_which_way_a_difference_goes(tmp_path, first, last, word, difference):
+    """The problems all move by 4 of 8 samples, or by as much up as down."""
+    write_run(tmp_path, counts_of=lambda r: last if r else first)
+    text = parsed(write_report(tmp_path)).text
+    assert words_of(text)[0] == word  # Pass@1
+    assert difference in text
 
 
 @pytest.mark.parametrize("evaluated", [(), (0,), (0, 1, 2)])

@@ -19,6 +19,20 @@ def test_pack_puts_every_target_after_the_row_that_predicts_it():
         assert sum(batch.sequence_lengths) == batch.input_ids.shape[1]
 
 
+def test_pack_lays_every_column_out_token_by_token():
+    """Two sequences of 4 prompt tokens: 3 completion tokens (first, being longest) and 2."""
+    short, long = make_sequences([2, 3])
+    (batch,) = pack([short, long], 1000, CPU)
+    assert batch.sequences == (long, short) and batch.sequence_lengths == (7, 6)
+    tokens = long.prompt_ids + long.completion_ids + short.prompt_ids + short.completion_ids
+    assert batch.input_ids.tolist() == [list(tokens)]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5]]
+    assert batch.row.tolist() == [3, 4, 5, 10, 11]
+    assert batch.target.tolist() == [*long.completion_ids, *short.completion_ids]
+    assert batch.token_weight.tolist() == [-1.0, -1.0, -1.0, 0.25, 0.25]
+    assert batch.sampler_logprob.tolist() == [0.0, -1.0, -2.0, 0.0, -1.0]
+
+
 def test_pack_keeps_the_budget_and_takes_the_longest_first():
     batches = pack(make_sequences([2, 9, 4, 4, 1, 7]), 16, CPU)
     sizes = [batch.input_ids.shape[1] for batch in batches]

@@ -35,6 +35,11 @@ def load(folder, dtype=torch.float64):
     )
 
 
+def sampler_logprobs(sequences):
+    """As the sequences hold them, not as packing laid them out."""
+    return torch.tensor([x for sequence in sequences for x in sequence.sampler_logprob])
+
+
 def gradients(model, batches, old=None, settings=SETTINGS):
     model.zero_grad()
     accumulate_gradients(model, batches, settings, old)
@@ -67,23 +72,64 @@ def test_gradient_does_not_depend_on_the_split_into_micro_batches(checkpoint, fa
             assert error <= 1e-12, (name, budget, float(error))
 
 
-def test_gradient_equals_autograd_over_full_logits(checkpoint):
-    model = load(checkpoint("qwen2"))
-    (batch,) = pack(make_sequences([7, 3, 5]), 1000, CPU)
-    settings = dataclasses.replace(SETTINGS, entropy_coef=0.0)
-    got = gradients(model, [batch], settings=settings)
-    model.zero_grad()
-    total = 0.0
-    for sequence in batch.sequences:
+def full_logits(model, sequences):
+    """(sequence, logprob of its tokens, entropy of every row) over full logits, with a graph."""
+    for sequence in sequences:
         ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
         logits = model(input_ids=ids, use_cache=False, sequence_lengths=(ids.shape[1],)).logits
-        logprob = (logits[0, len(sequence.prompt_ids) - 1 : -1] / 0.9).log_softmax(-1)
-        chosen = logprob.gather(1, torch.tensor(sequence.completion_ids)[:, None])
-        total = total - sequence.weight * chosen.sum()
-    (total / batch.target.numel()).backward()
+        table = (logits[0, len(sequence.prompt_ids) - 1 : -1] / 0.9).log_softmax(-1)
+        chosen = table.gather(1, torch.tensor(sequence.completion_ids)[:, None])[:, 0]
+        yield sequence, chosen, -(table.exp() * table).sum(-1)
+
+
+def assert_gradients(model, got, loss):
+    model.zero_grad()
+    loss.backward()
     for name, parameter in model.named_parameters():
         error = (got[name] - parameter.grad).norm() / parameter.grad.norm()
         assert error <= 1e-6, name  # token weights are float32
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.1])
+def test_gradient_equals_autograd_over_full_logits(checkpoint, entropy_coef):
+    model = load(checkpoint("qwen2"))
+    (batch,) = pack(make_sequences([7, 3, 5]), 1000, CPU)
+    settings = dataclasses.replace(SETTINGS, entropy_coef=entropy_coef)
+    got = gradients(model, [batch], settings=settings)
+    total = 0.0
+    for sequence, chosen, entropy in full_logits(model, batch.sequences):
+        total = total - sequence.weight * chosen.sum() - entropy_coef * entropy.sum()
+    assert_gradients(model, got, total / 15)
+
+
+@pytest.mark.parametrize("cap", [None, 0.5])
+def test_gradient_with_old_logprobs_is_that_of_ppo(checkpoint, cap):
+    """max(-w r, -w clip(r, 0.8, 1.5)) with ratios on both sides of either bound and either sign,
+    times min(old policy / sampler, cap): sampler logprobs are 0, -1, -2, ..."""
+    model = load(checkpoint("qwen2"))
+    lengths = [12, 9, 14, 11]
+    (batch,) = pack(make_sequences(lengths), 1000, CPU)
+    shift = torch.tensor([-0.7, -0.3, -0.1, 0.1, 0.3, 0.7]).repeat(8)[: sum(lengths)].double()
+    old = policy_logprobs(model, batch, 0.9) - shift  # so the ratio is exp(shift)
+    settings = dataclasses.replace(
+        SETTINGS, epsilon=0.2, epsilon_high=0.5, importance_sampling_cap=cap, entropy_coef=0.01
+    )
+    got = gradients(model, [batch], [old], settings)
+    total, kinds, first = 0.0, set(), 0
+    for sequence, chosen, entropy in full_logits(model, batch.sequences):
+        before = old[first : first + len(chosen)]
+        first += len(chosen)
+        ratio = (chosen - before).exp()
+        losses = -sequence.weight * torch.stack([ratio, ratio.clamp(0.8, 1.5)])
+        kinds |= {(sequence.weight > 0, bool(r < 0.8), bool(r > 1.5)) for r in ratio}
+        trust = torch.ones_like(ratio)
+        if cap is not None:
+            sampler = torch.tensor(sequence.sampler_logprob, dtype=torch.float64)
+            trust = (before - sampler).exp().clamp(max=cap)
+            assert trust.min() < 0.5 * cap and (trust == cap).any()
+        total = total + (trust * losses.max(dim=0).values - 0.01 * entropy).sum()
+    assert len(kinds) == 6
+    assert_gradients(model, got, total / sum(lengths))
 
 
 def test_update_lowers_wrong_and_raises_correct_completions(checkpoint):
@@ -104,7 +150,7 @@ def test_minibatches_take_that_many_steps_and_measure_drift_before_the_first(che
     model = load(checkpoint("qwen2"), torch.float32)
     sequences = make_sequences([5] * 6)
     (batch,) = pack(sequences, 1000, CPU)
-    expected = (policy_logprobs(model, batch, 0.9) - batch.sampler_logprob).abs()
+    expected = (policy_logprobs(model, batch, 0.9) - sampler_logprobs(batch.sequences)).abs()
     optimizer = PolicyOptimizer(
         model.parameters(), learning_rate=1e-2, weight_decay=0.0, max_grad_norm=1.0
     )
@@ -118,7 +164,7 @@ def test_minibatches_take_that_many_steps_and_measure_drift_before_the_first(che
 def test_importance_sampling_weighs_tokens_by_the_capped_ratio(checkpoint):
     model = load(checkpoint("qwen2"))
     (batch,) = pack(make_sequences([9, 3]), 1000, CPU)  # sampler logprobs 0, -1, -2, ...
-    ratio = (policy_logprobs(model, batch, 0.9) - batch.sampler_logprob).exp()
+    ratio = (policy_logprobs(model, batch, 0.9) - sampler_logprobs(batch.sequences)).exp()
     assert ratio.min() < 0.5 < 2.0 < ratio.max()  # both sides of the cap
     settings = dataclasses.replace(SETTINGS, entropy_coef=0.0, importance_sampling_cap=2.0)
     got = gradients(model, [batch], settings=settings)
