@@ -210,9 +210,9 @@ class Config(BaseModel):
         cut = f"top_p {self.sampling.top_p} and top_k {self.sampling.top_k}"
         if self.objective.importance_sampling_cap is not None:
             raise InputError(
-                f"importance_sampling_cap: expected top_p 1.0 and top_k 0 beside it, got {cut}: the "
-                "sampler's logprobs are then those of the kept tokens only and every ratio would "
-                "be off; remove one of the keys"
+                f"importance_sampling_cap: expected top_p 1.0 and top_k 0 beside it, got {cut}; "
+                "the sampler's logprobs are then those of the kept tokens only and every ratio "
+                "would be off, so remove one of the keys"
             )
         if self.round.drift_limit is not None:
             raise InputError(

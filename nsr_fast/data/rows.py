@@ -18,9 +18,7 @@ from nsr_fast.reward.boxed import extract_boxed
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
-def read_rows(
-    data: str | Path, *, limit: int | None = None, key: str = "data"
-) -> list[dict]:
+def read_rows(data: str | Path, *, limit: int | None = None, key: str = "data") -> list[dict]:
     """All rows of `data` (the first `limit`), checked and in one layout.
 
     data     FILE.jsonl | FILE.jsonl.gz | FILE.parquet | folder or hub name for `datasets`; a hub
@@ -112,9 +110,7 @@ def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
         dataset = load_dataset(name, config, split=split, download_mode=mode)
     except Exception as error:  # builders and hub clients raise types of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{data}: no such file, and `datasets` cannot load it: {reason}"
-        ) from None
+        raise InputError(f"{data}: no such file, and `datasets` cannot load it: {reason}") from None
     for number, row in enumerate(dataset, 1):
         yield f"{data}: row {number}", row
 

@@ -4,7 +4,7 @@ from nsr_fast.types import Group
 
 
 def weigh_by_sign(group: Group, *, correct: float, wrong: float) -> None:
-    """Write each rollout's weight: `correct`, `wrong`, or 0 where it is unscored or has no token."""
+    """Write each weight: `correct`, `wrong`, or 0 where a rollout is unscored or has no token."""
     for rollout in group.rollouts:
         if rollout.is_correct is None or not rollout.token_ids:
             rollout.weight = 0.0

@@ -14,9 +14,9 @@ import torch
 from nsr_fast.errors import EngineFailure, GuardStop
 from nsr_fast.model.load import Policy, Tokenizer
 from nsr_fast.rollout.budget import BudgetMeter
-from nsr_fast.rollout.weights import EngineWeights
 from nsr_fast.rollout.vllm_memory import KvCacheTurns
 from nsr_fast.rollout.vllm_start import start_vllm
+from nsr_fast.rollout.weights import EngineWeights
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
 _WAIT_FOR_ALL = Budget()

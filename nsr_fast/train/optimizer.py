@@ -184,9 +184,7 @@ def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbe
         state.parameter.copy_(weight)
 
 
-def _initial_state(
-    name: str, p: nn.Parameter, master_weights: str, seed: int
-) -> ParameterState:
+def _initial_state(name: str, p: nn.Parameter, master_weights: str, seed: int) -> ParameterState:
     if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
         got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
         raise ValueError(f"{name}: expected contiguous float32 or bfloat16, got {got}")

@@ -56,7 +56,7 @@ def test_every_row_is_trained_on_once_an_epoch(wired):
     _, watched = wired
     rounds = [[prompt.id for prompt in call.prompts] for call in watched.of_training()]
     assert [len(names) for names in rounds] == [2, 2, 2]
-    assert sorted(sum(rounds, [])) == [row["id"] for row in train_rows()]
+    assert sorted(name for names in rounds for name in names) == [row["id"] for row in train_rows()]
 
 
 def test_every_round_and_prompt_has_noise_of_its_own(wired):

@@ -3,7 +3,8 @@ import json
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from nsr_fast.data import TEMPLATES, load_prompts
+from nsr_fast.config import DataKeys
+from nsr_fast.data import TEMPLATES, load_prompts, prompts_of_round, read_rows
 from nsr_fast.errors import InputError
 from tests.checkpoints import byte_tokenizer
 
@@ -18,9 +19,10 @@ def data(tmp_path):
     return path
 
 
-def load(data, template="none", **options):
-    options = {"max_prompt_length": 512, **options}
-    return load_prompts(data, tokenizer=byte_tokenizer(), template=template, **options)
+def load(data, template="none", tokenizer=None, *, limit=None, max_prompt_length=512):
+    rows = data if isinstance(data, list) else read_rows(data)
+    keys = DataKeys.model_construct(template=template, max_prompt_length=max_prompt_length)
+    return load_prompts(rows, keys, tokenizer or byte_tokenizer(), limit=limit)
 
 
 def test_prompts_keep_order_answers_and_columns(data):
@@ -71,7 +73,7 @@ def test_a_tokenizer_that_adds_a_token_adds_none_to_a_template(data, template, c
     )
     tokenizer.chat_template = "<|im_start|>{% for m in messages %}{{ m.content }}{% endfor %}"
     assert tokenizer("x")["input_ids"][0] == 1 and tokenizer("<|im_start|>")["input_ids"] == [1, 1]
-    prompts = load_prompts(data, tokenizer=tokenizer, template=template, max_prompt_length=512)
+    prompts = load(data, template, tokenizer)
     for prompt in prompts:
         assert prompt.token_ids.count(1) == count
         assert (prompt.token_ids[0] == 1) == (count > 0)
@@ -83,11 +85,11 @@ def test_chat_template_is_the_tokenizers(data):
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    prompts = load_prompts(data, tokenizer=tokenizer, template="chat", max_prompt_length=99)
+    prompts = load(data, "chat", tokenizer)
     assert prompts[1].text == "[user] 2+2?\n[assistant]"
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     rows = [{"id": "c", "prompt": chat, "answer": 1}]
-    prompts = load_prompts(rows, tokenizer=tokenizer, template="chat", max_prompt_length=99)
+    prompts = load(rows, "chat", tokenizer)
     assert prompts[0].text == "[system] s\n[user] u\n[assistant]"
 
 
@@ -104,3 +106,13 @@ def test_errors_name_template_and_row(data):
 
 def test_limit_takes_the_first_rows(data):
     assert [p.id for p in load(data, limit=1)] == ["one"]
+
+
+def test_every_epoch_visits_each_prompt_once_in_another_order():
+    prompts = list(range(10))
+    rounds = [prompts_of_round(prompts, 4, 5, n) for n in range(1, 6)]
+    drawn = [prompt for batch in rounds for prompt in batch]
+    assert sorted(drawn[:10]) == prompts == sorted(drawn[10:])
+    assert drawn[:10] != drawn[10:] != prompts
+    assert prompts_of_round(prompts, 4, 5, 3) == rounds[2]  # whatever was asked for before
+    assert len(prompts_of_round([1, 2], 5, 0, 1)) == 5  # a batch larger than the data

@@ -2,39 +2,38 @@
 
 import pytest
 import torch
-from sequences import make_sequences
+from rollouts import make_rollouts
 from transformers import AutoModelForCausalLM
 
 from nsr_fast.model.attention import PACKED_ATTENTION, packed_attention
-from nsr_fast.model.batch import pack, split_minibatches
-from nsr_fast.model.load import hidden_states
+from nsr_fast.model.batch import hidden_states, minibatches_of, pack
 
 CPU = torch.device("cpu")
 
 
 def test_pack_puts_every_target_after_the_row_that_predicts_it():
-    for batch in pack(make_sequences([1, 5, 3, 5]), 20, CPU):
+    for batch in pack(make_rollouts([1, 5, 3, 5]), 20, CPU):
         assert torch.equal(batch.input_ids[0, batch.row + 1], batch.target)
         assert batch.input_ids.shape == batch.position_ids.shape
         assert sum(batch.sequence_lengths) == batch.input_ids.shape[1]
 
 
 def test_pack_lays_every_column_out_token_by_token():
-    """Two sequences of 4 prompt tokens: 3 completion tokens (first, being longest) and 2."""
-    short, long = make_sequences([2, 3])
+    """Two rollouts of 4 prompt tokens: 3 completion tokens (first, being longest) and 2."""
+    short, long = make_rollouts([2, 3])
     (batch,) = pack([short, long], 1000, CPU)
-    assert batch.sequences == (long, short) and batch.sequence_lengths == (7, 6)
-    tokens = long.prompt_ids + long.completion_ids + short.prompt_ids + short.completion_ids
-    assert batch.input_ids.tolist() == [list(tokens)]
+    assert batch.rollouts == (long, short) and batch.sequence_lengths == (7, 6)
+    tokens = [*long.prompt.token_ids, *long.token_ids, *short.prompt.token_ids, *short.token_ids]
+    assert batch.input_ids.tolist() == [tokens]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5]]
     assert batch.row.tolist() == [3, 4, 5, 10, 11]
-    assert batch.target.tolist() == [*long.completion_ids, *short.completion_ids]
+    assert batch.target.tolist() == [*long.token_ids, *short.token_ids]
     assert batch.token_weight.tolist() == [-1.0, -1.0, -1.0, 0.25, 0.25]
     assert batch.sampler_logprob.tolist() == [0.0, -1.0, -2.0, 0.0, -1.0]
 
 
 def test_pack_keeps_the_budget_and_takes_the_longest_first():
-    batches = pack(make_sequences([2, 9, 4, 4, 1, 7]), 16, CPU)
+    batches = pack(make_rollouts([2, 9, 4, 4, 1, 7]), 16, CPU)
     sizes = [batch.input_ids.shape[1] for batch in batches]
     assert all(size <= 16 for size in sizes)
     assert batches[0].sequence_lengths[0] == 13
@@ -42,15 +41,17 @@ def test_pack_keeps_the_budget_and_takes_the_longest_first():
 
 
 def test_pack_gives_a_sequence_over_the_budget_a_batch_of_its_own():
-    batches = pack(make_sequences([30, 2]), 8, CPU)
+    batches = pack(make_rollouts([30, 2]), 8, CPU)
     assert [batch.sequence_lengths for batch in batches] == [(34,), (6,)]
 
 
 @pytest.mark.parametrize(
     ("count", "parts", "sizes"), [(7, 3, [2, 2, 3]), (2, 4, [1, 1]), (0, 2, [])]
 )
-def test_split_minibatches_is_even_and_never_empty(count, parts, sizes):
-    assert [len(part) for part in split_minibatches(make_sequences([2] * count), parts)] == sizes
+def test_minibatches_are_even_and_never_empty(count, parts, sizes):
+    minibatches = minibatches_of(make_rollouts([2] * count), parts, 6, CPU)
+    assert [sum(len(b.rollouts) for b in batches) for batches in minibatches] == sizes
+    assert all(len(batches) == size for batches, size in zip(minibatches, sizes))  # 6 tokens each
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
@@ -66,14 +67,14 @@ def test_packed_hidden_states_equal_one_by_one(checkpoint, family):
         for name, parameter in model.named_parameters():
             if "q_proj.weight" in name or "k_proj.weight" in name:
                 parameter.data *= 20
-    sequences = make_sequences([7, 19, 33, 5, 19, 1])
-    (batch,) = pack(sequences, 1000, CPU)
+    rollouts = make_rollouts([7, 19, 33, 5, 19, 1])
+    (batch,) = pack(rollouts, 1000, CPU)
     got = hidden_states(packed, batch)
     expected = []
-    for sequence in batch.sequences:
-        ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
+    for rollout in batch.rollouts:
+        ids = torch.tensor([rollout.prompt.token_ids + rollout.token_ids])
         hidden = eager.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        expected.append(hidden[len(sequence.prompt_ids) - 1 : -1])
+        expected.append(hidden[len(rollout.prompt.token_ids) - 1 : -1])
     # transformers computes norms, rotary angles and eager softmax in float32; a leak is of order 1
     torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-5)
 

@@ -3,9 +3,9 @@
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nsr_fast.config import EngineKeys
 from nsr_fast.rollout.engine import build_engine
-from nsr_fast.types import whole_groups
-from nsr_fast.types import Prompt, Sampling, sampling_seed
+from nsr_fast.types import Group, Prompt, Sampling, sampling_seed
 
 TEXTS = ["What is 12 + 30?", "Count: 1 2 3", "x", "the quick brown fox jumps"]
 GREEDY = Sampling(1, 12, temperature=0.0)
@@ -17,9 +17,10 @@ def load(folder):
     return model, AutoTokenizer.from_pretrained(str(folder))
 
 
-def start(name, folder, model, tokenizer, **options):
-    sizes = {"max_model_len": 512, "max_num_seqs": 16, "stop_token_ids": [2]}
-    return build_engine(name, str(folder), model, tokenizer, **sizes | options)
+def start(name, folder, model, tokenizer, *, stop_token_ids=(2,), **keys):
+    keys = EngineKeys(engine=name, max_num_seqs=16, **keys)
+    sizes = {"max_model_len": 512, "stop_token_ids": stop_token_ids}
+    return build_engine(keys, str(folder), model, tokenizer, **sizes)
 
 
 def prompts_of(tokenizer, texts):
@@ -32,9 +33,16 @@ def prompts_of(tokenizer, texts):
 def generate(engine, prompts, sampling, seed=0):
     """The groups, in the order of the prompts."""
     seeds = [sampling_seed(seed, "test", 0, i) for i in range(len(prompts))]
-    stream = engine.generate(prompts, sampling, seeds)
-    groups = dict(whole_groups(prompts, stream, sampling.num_generations))
-    return [groups[i] for i in range(len(prompts))]
+    return grouped(prompts, engine.generate(prompts, sampling, seeds))
+
+
+def grouped(prompts, stream):
+    """An engine's stream as groups, in the order of the prompts and of the samples."""
+    held = {(index, sample): rollout for index, sample, rollout in stream}
+    return [
+        Group(prompt, tuple(held[key] for key in sorted(held) if key[0] == index))
+        for index, prompt in enumerate(prompts)
+    ]
 
 
 def trainer_logprobs(model, prompt, rollout, temperature=1.0):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from engines import generate, load, prompts_of, start, trainer_logprobs
 
-from nsr_fast.types import whole_groups
 from nsr_fast.types import Budget, Sampling
 
 pytestmark = pytest.mark.vllm
@@ -131,12 +130,3 @@ def test_settings_of_the_checkpoint_do_not_leak_into_sampling(running):
             torch.tensor(rollout.sampler_logprob), expected, rtol=0, atol=1e-4
         )
     assert model.generation_config.top_k == 1
-
-
-def test_whole_groups_waits_for_the_last_sample():
-    stream = [(1, 0, "a"), (0, 1, "b"), (1, 1, "c"), (0, 0, "d")]
-    groups = list(whole_groups(["p", "q"], stream, 2))
-    assert [(i, g.prompt, g.rollouts) for i, g in groups] == [
-        (1, "q", ("a", "c")),
-        (0, "p", ("d", "b")),
-    ]

@@ -34,7 +34,7 @@ def test_parameters_are_views_of_the_engine_before_and_after_a_step(shared):
     assert attention.k_proj.weight.data_ptr() == (
         attention.q_proj.weight.data_ptr() + rows * row_bytes
     )
-    assert engine.notes[0] == "weights: the engine computes with the trainer's own tensors"
+    assert engine.notes[0] == "weights: the engine computes with the policy's own tensors"
 
 
 def test_prefix_cache_is_dropped_with_the_old_weights(shared):

@@ -6,8 +6,8 @@ from engines import GREEDY, TEXTS, generate, load, prompts_of, start, take_step,
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from nsr_fast.rollout.weights import obstacle, plain_weights
 from nsr_fast.rollout.shared_weights import LayoutUnknown, find_layout
+from nsr_fast.rollout.weights import obstacle, plain_weights
 
 pytestmark = pytest.mark.vllm
 
@@ -16,7 +16,7 @@ def test_an_engine_with_its_own_copy_follows_the_step(checkpoint):
     pytest.importorskip("vllm")
     folder = checkpoint("qwen2")
     model, tokenizer = load(folder)
-    engine = start("vllm", folder, model, tokenizer, share=False)
+    engine = start("vllm", folder, model, tokenizer, share_weights=False)
     (prompt,) = prompts_of(tokenizer, [TEXTS[0]])
     assert "share_weights is off" in engine.notes[0]
     assert worst_error(engine, model, prompt) < 1e-4
@@ -70,7 +70,7 @@ def test_lora_layers_are_an_obstacle_and_are_merged_for_the_copy(checkpoint):
     attention.q_proj = LoraLinear(attention.q_proj)
     assert obstacle(nn.Module(), plain) is None
     assert obstacle(nn.Module(), wrapped) == (
-        "LoRA wraps the trainer's model.layers.0.self_attn.q_proj"
+        "LoRA wraps the policy's model.layers.0.self_attn.q_proj"
     )
     merged, expected = dict(plain_weights(wrapped)), dict(plain.named_parameters())
     assert merged.keys() == expected.keys()
