@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
-from nsr_fast.reward.score import RewardFunction, score_groups
+from nsr_fast.reward import Reward
 from nsr_fast.rollout.engine import Engine
 from nsr_fast.rollout.rollout import whole_groups
 from nsr_fast.types import Prompt, Sampling, sampling_seed
@@ -41,7 +41,7 @@ class Evaluation:
 def evaluate_policy(
     engine: Engine,
     prompts: Sequence[Prompt],
-    reward_fn: RewardFunction,
+    reward: Reward,
     sampling: Sampling,
     *,
     seed: int,
@@ -59,11 +59,17 @@ def evaluate_policy(
         part = prompts[start : start + prompts_at_once]
         seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
         stream = engine.generate(part, sampling, seeds)
+        scoring = reward.open(mask_truncated=False)
+        groups = {}
         for index, group in whole_groups(part, stream, sampling.num_generations):
-            (rewards,) = score_groups(reward_fn, [group])
-            correct[start + index] = sum(r is not None and r > 0 for r in rewards)
+            for rollout in group.rollouts:
+                scoring.add(rollout)
             logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)
             tokens += sum(len(r.token_ids) for r in group.rollouts)
+            groups[index] = group
+        scoring.finish([groups[index] for index in sorted(groups)])
+        for index, group in groups.items():
+            correct[start + index] = sum(r.is_correct is True for r in group.rollouts)
         progress(start + len(part), len(prompts))
     num_completions = len(prompts) * sampling.num_generations
     return Evaluation(

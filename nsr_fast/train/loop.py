@@ -103,7 +103,7 @@ def _evaluate(
     evaluation = evaluate_policy(
         learner.engine,
         inputs.eval_prompts,
-        learner.reward_fn,
+        learner.reward,
         eval_sampling(config),
         seed=config.seed,
         progress=lambda done, total: progress.status(

@@ -1,7 +1,7 @@
 """One round: prompts, rollouts, rewards, token weights, update, new weights in the engine."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -9,12 +9,14 @@ from transformers import PreTrainedModel
 
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
-from nsr_fast.reward.score import RewardFunction, Rewards, score_groups, submit_groups
+from nsr_fast.reward import Reward, Scoring
 from nsr_fast.rollout.engine import Engine
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import TrainSequence
 from nsr_fast.train.step import UpdateMetrics, UpdateSettings, update_policy
 from nsr_fast.types import Budget, Group, Prompt, Rollout, Sampling, sampling_seed
+
+Rewards = list[list[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,11 @@ class Learner:
     policy: PreTrainedModel
     optimizer: PolicyOptimizer
     engine: Engine
-    reward_fn: RewardFunction
+    reward: Reward
     objective: Objective
     sampling: Sampling
     budget: Budget
     update: UpdateSettings
-    mask_truncated: bool
     drift_limit: float
     seed: int
 
@@ -49,11 +50,11 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
     The engine gives its KV cache's memory to the update and takes it back afterwards.
     """
     clock = _PhaseClock()
-    groups, collect_rewards = generate_groups(learner, round_index, prompts)
+    groups, scoring = generate_groups(learner, round_index, prompts)
     memory = dict(learner.engine.release_memory())
     clock.end("rollout")
-    unfinished = ("cut", "length") if learner.mask_truncated else ("cut",)
-    rewards = without_unfinished(groups, collect_rewards(), unfinished)
+    scoring.finish(groups)
+    rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]
     clock.end("reward")
     sequences = trained_sequences(groups, rewards, learner.objective)
     update = None
@@ -71,7 +72,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         "round": round_index,
         **rollout_metrics(groups, rewards),
         **update_metrics(update, groups),
-        **getattr(learner.reward_fn, "statistics", dict)(),
+        **learner.reward.statistics(),
         "learning_rate": learner.optimizer.learning_rate,
         **memory,
         **clock.metrics(),
@@ -82,42 +83,26 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
 
 def generate_groups(
     learner: Learner, round_index: int, prompts: Sequence[Prompt]
-) -> tuple[list[Group], Callable[[], Rewards]]:
-    """The groups in the order of the prompts, and what waits for their rewards.
+) -> tuple[list[Group], Scoring]:
+    """The groups in the order of the prompts, and the scoring that every rollout was added to.
 
-    Each (round, prompt) has a seed of its own. A reward with worker processes (`submit`) scores
-    each rollout while the engine goes on; any other function is called once, with all groups.
+    Each (round, prompt) has a seed of its own.
     """
     seeds = [
         sampling_seed(learner.seed, "train", round_index, index) for index in range(len(prompts))
     ]
-    overlaps = hasattr(learner.reward_fn, "submit")
+    scoring = learner.reward.open()
     rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
-    pending: list[dict[int, Callable[[], Rewards]]] = [{} for _ in prompts]
     stream = learner.engine.generate(prompts, learner.sampling, seeds, learner.budget)
     for index, sample, rollout in stream:
         rollouts[index][sample] = rollout
-        if overlaps:
-            single = Group(prompts[index], (rollout,))
-            pending[index][sample] = submit_groups(learner.reward_fn, [single])
+        scoring.add(rollout)
     samples = range(learner.sampling.num_generations)
     groups = [
         Group(prompt, tuple(held[sample] for sample in samples))
         for prompt, held in zip(prompts, rollouts, strict=True)
     ]
-    if not overlaps:
-        return groups, lambda: score_groups(learner.reward_fn, groups)
-    return groups, lambda: [[held[sample]()[0][0] for sample in samples] for held in pending]
-
-
-def without_unfinished(
-    groups: Sequence[Group], rewards: Rewards, finish_reasons: Sequence[str]
-) -> Rewards:
-    """Rewards with None for every completion that ended for one of `finish_reasons`."""
-    return [
-        [None if r.finish_reason in finish_reasons else x for r, x in zip(group.rollouts, row)]
-        for group, row in zip(groups, rewards, strict=True)
-    ]
+    return groups, scoring
 
 
 def trained_sequences(

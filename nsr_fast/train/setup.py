@@ -14,10 +14,7 @@ from nsr_fast.data import Prompt, load_prompts, read_rows
 from nsr_fast.data.audit import data_warnings
 from nsr_fast.errors import InputError
 from nsr_fast.objective import Objective, by_name
-from nsr_fast.reward import load_reward
-from nsr_fast.reward.countdown import parse_problem
-from nsr_fast.reward.golds import usable_rows
-from nsr_fast.reward.score import RewardFunction
+from nsr_fast.reward import Reward, load_reward
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.policy import load_policy, load_tokenizer, stop_token_ids
@@ -36,7 +33,7 @@ class Inputs:
     prompts: list[Prompt]
     eval_prompts: list[Prompt]
     warnings: list[str]
-    reward_fn: RewardFunction
+    reward: Reward
     objective: Objective
     tokenizer: PreTrainedTokenizerBase
 
@@ -48,7 +45,14 @@ def prepare(config: Config) -> Inputs:
     eval_rows = _rows(config, "eval_data") if config.eval_data else []
     if config.eval_rounds and not config.eval_data:
         raise InputError("eval_rounds: needs eval_data, which is not given; add eval_data: FILE")
-    reward_fn = load_reward(config.reward, unsafe=config.unsafe, extract=config.extract)
+    reward = load_reward(
+        config.reward,
+        extract=config.extract,
+        unsafe=config.unsafe,
+        mask_truncated=config.mask_truncated_completions,
+    )
+    rows = reward.check_rows(rows, drop_bad_golds=config.drop_bad_golds)
+    eval_rows = reward.check_rows(eval_rows, drop_bad_golds=config.drop_bad_golds)
     if config.objective == "w_reinforce":
         objective = Objective.w_reinforce(config.psr_weight)
     else:
@@ -65,31 +69,19 @@ def prepare(config: Config) -> Inputs:
         prompts=load_prompts(rows, **to_prompts),
         eval_prompts=load_prompts(eval_rows, limit=config.eval_num_prompts, **to_prompts),
         warnings=data_warnings(rows, eval_rows),
-        reward_fn=reward_fn,
+        reward=reward,
         objective=objective,
         tokenizer=tokenizer,
     )
 
 
 def _rows(config: Config, key: str) -> list[dict]:
-    """The rows that `key` names, their answers checked as far as the reward's kind allows."""
+    """The rows that `key` names."""
     data = getattr(config, key)
     try:
-        rows = read_rows(data)
+        return read_rows(data)
     except InputError as error:
         raise InputError(str(error).replace("data: ", f"{key}: ", 1)) from None
-    rewards = [part.partition("*")[0].strip() for part in config.reward.split(",")]
-    if "math" in rewards:  # every answer must verify against itself
-        rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds)
-    if "code" in rewards:
-        rows = usable_rows(rows, drop_bad_golds=config.drop_bad_golds, are_tests=True)
-    if "countdown" in rewards:
-        for row in rows:
-            try:
-                parse_problem(row["answer"])
-            except ValueError as error:
-                raise InputError(f"data: {data}: row {row['id']!r}: {error}") from None
-    return rows
 
 
 def build_learner(config: Config, inputs: Inputs) -> Learner:
@@ -115,7 +107,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         policy=policy,
         optimizer=optimizer,
         engine=engine,
-        reward_fn=inputs.reward_fn,
+        reward=inputs.reward,
         objective=inputs.objective,
         sampling=Sampling(
             config.num_generations,
@@ -134,7 +126,6 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             entropy_coef=config.entropy_coef,
             micro_batch_tokens=config.micro_batch_tokens,
         ),
-        mask_truncated=config.mask_truncated_completions,
         drift_limit=config.drift_limit or _DRIFT_LIMIT[policy.dtype],
         seed=config.seed,
     )

@@ -14,7 +14,6 @@ from nsr_fast.train.round import (
     rollout_metrics,
     trained_sequences,
     update_metrics,
-    without_unfinished,
 )
 from nsr_fast.train.step import UpdateMetrics
 from nsr_fast.types import Group, Prompt, Rollout, sampling_seed
@@ -68,15 +67,6 @@ def test_rollout_metrics_by_hand():
     assert metrics["entropy"] == pytest.approx((8 * 0.5 + 1.0) / 9)
     assert metrics["completion_length_mean"] == pytest.approx(1.5)
     assert metrics["clipped_ratio"] == pytest.approx(1 / 6)
-
-
-def test_unfinished_rollouts_can_be_left_unscored():
-    rewards = [[1.0, -1.0, -1.0], [-1.0] * 3]
-    assert without_unfinished(GROUPS, rewards, ("cut", "length")) == [
-        [1.0, -1.0, None],
-        [-1.0, -1.0, -1.0],
-    ]
-    assert without_unfinished(GROUPS, rewards, ("cut",)) == rewards
 
 
 def test_metrics_of_a_round_without_an_update_are_none():
