@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from nsr_fast.errors import InputError
+from nsr_fast.reward.reward import Part
 from nsr_fast.types import Rollout
 
 MAX_COMPLETION_CHARS = 2000
@@ -25,7 +26,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,12}")
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-"})
 
 
-class Countdown:
+class Countdown(Part):
     """+1 for a completion that solves its row's problem, -1 for every other.
 
     A row's answer is its problem: {"numbers": [25, 7, 3], "target": 54} or "25,7,3>54".
@@ -42,9 +43,6 @@ class Countdown:
                 raise InputError(f"data: row {row['id']!r}: {error}") from None
         return rows
 
-    def begin(self, rollout: Rollout) -> None:
-        """Nothing: finish takes microseconds."""
-
     def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> list[float]:
         """The rewards."""
         problems = [parse_problem(rollout.prompt.answer) for rollout in rollouts]
@@ -52,10 +50,6 @@ class Countdown:
             1.0 if is_solution(rollout.text, *problem) else -1.0
             for rollout, problem in zip(rollouts, problems, strict=True)
         ]
-
-    def statistics(self) -> dict[str, float]:
-        """None."""
-        return {}
 
 
 def parse_problem(answer: object) -> tuple[tuple[int, ...], int]:

@@ -65,50 +65,42 @@ def _maker(name: str, built_in: dict[str, Callable[[], Part]]) -> Callable[[], P
             f"reward: expected {', '.join(built_in)}, module:function or file.py:function, "
             f"got {name!r}{_nearest(name, list(built_in))}"
         )
-    if module_name.endswith(".py"):
-        module = _module_from_file(Path(module_name).expanduser(), name)
-    else:
-        module = _imported(module_name, name)
-    part = UserFunction(_function(module, function_name, name))
+    part = UserFunction(_function(_module(module_name, name), function_name, name))
     return lambda: part
 
 
-def _imported(module_name: str, spec: str) -> ModuleType:
-    """import_module with the working directory on the path, as `python -m` has it."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+def _module(name: str, spec: str) -> ModuleType:
+    """A file's module, or an installed one; the working directory counts, as for `python -m`."""
+    here, path = Path.cwd(), Path(name).expanduser()
+    is_file = name.endswith(".py")
+    if is_file and not path.is_file():
+        raise InputError(f"reward: {spec}: no such file {path} (looked in {here})")
+    if not is_file and str(here) not in sys.path and "" not in sys.path:
+        sys.path.append(str(here))
     try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if module_name == missing or module_name.startswith(missing + "."):
+        return _from_file(path) if is_file else importlib.import_module(name)
+    except Exception as error:  # user code runs at import
+        missing = getattr(error, "name", None) or "" if not is_file else ""
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{missing}."):
             raise InputError(
                 f"reward: {spec}: no module named {missing!r} "
                 f"(searched {here} and the installed packages)"
             ) from None
-        raise InputError(f"reward: {spec}: its import failed: {error}") from error
-    except Exception as error:  # user code runs at import
         raise InputError(
             f"reward: {spec}: its import failed: {type(error).__name__}: {error}"
         ) from error
 
 
-def _module_from_file(path: Path, spec: str) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"reward: {spec}: no such file {path} (looked in {Path.cwd()})")
+def _from_file(path: Path) -> ModuleType:
     name = f"nsr_fast_user_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # user code runs at import
+        spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise InputError(
-            f"reward: {spec}: its import failed: {type(error).__name__}: {error}"
-        ) from error
+        raise
     return module
 
 

@@ -22,6 +22,7 @@ class Part(Protocol):
 
     def check_rows(self, rows: list[dict], *, drop_bad_golds: bool) -> list[dict]:
         """The rows that it can score; InputError names the others, or they are dropped."""
+        return rows
 
     def begin(self, rollout: Rollout) -> object:
         """May start work on a finished rollout at once; returns a handle for finish."""
@@ -31,6 +32,7 @@ class Part(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Numbers for the metrics, by name."""
+        return {}
 
 
 class Reward:

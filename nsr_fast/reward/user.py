@@ -5,12 +5,13 @@ import inspect
 from collections.abc import Callable, Sequence
 
 from nsr_fast.errors import InputError
+from nsr_fast.reward.reward import Part
 from nsr_fast.types import Rollout
 
 _OWN_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
-class UserFunction:
+class UserFunction(Part):
     """f(prompts, completions, completion_ids, **columns) -> list of float or None, one each.
 
     Plain or async. `prompts` are the raw problems, `columns` hold every other column of the data;
@@ -22,13 +23,6 @@ class UserFunction:
         name = getattr(inner, "__qualname__", None) or type(inner).__name__
         self.name = f"{getattr(inner, '__module__', '?')}:{name}"
         self._function = function
-
-    def check_rows(self, rows: list[dict], *, drop_bad_golds: bool) -> list[dict]:
-        """All: what the function reads of a row is its own affair."""
-        return rows
-
-    def begin(self, rollout: Rollout) -> None:
-        """Nothing: the function is called in finish."""
 
     def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> object:
         """What the function returns for all rollouts; InputError with its place if it raises."""
@@ -43,10 +37,6 @@ class UserFunction:
                 f"{_position(error)}on {len(rollouts)} completions, "
                 f"the first of row {rollouts[0].prompt.id!r}"
             ) from error
-
-    def statistics(self) -> dict[str, float]:
-        """None."""
-        return {}
 
     def _arguments(self, rollouts: Sequence[Rollout]) -> dict[str, list]:
         """All arguments for a function with **columns, else those it names."""

@@ -4,6 +4,7 @@ cases   JSONL of {"gold" or "answer", "response" or "completion", "expected": tr
 golds   a data set as `train` reads it
 """
 
+import argparse
 import json
 import time
 from collections import Counter
@@ -123,25 +124,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m nsr_fast.reward.verify`, the same as `nsr-fast verify`."""
-    import argparse
-
+def main(arguments: Sequence[str]) -> int:
+    """`nsr-fast verify` with its options."""
     parser = argparse.ArgumentParser(prog="nsr-fast verify")
-    parser.add_argument("--data", help="cases as JSONL: gold, response, expected")
+    parser.add_argument("--data", dest="cases", help="cases as JSONL: gold, response, expected")
     parser.add_argument("--golds", help="a data set whose answers are checked")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--deadline", type=float, default=1.0, help="seconds for one answer")
+    parser.add_argument("--workers", dest="num_workers", type=int, default=2)
+    seconds = {"dest": "deadline_s", "type": float, "default": 1.0}
+    parser.add_argument("--deadline", help="seconds for one answer", **seconds)
     parser.add_argument("--extract", default="boxed", help="boxed, lenient or paper")
-    options = parser.parse_args(arguments)
-    return verify_command(
-        cases=options.data,
-        golds=options.golds,
-        num_workers=options.workers,
-        deadline_s=options.deadline,
-        extract=options.extract,
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return verify_command(**vars(parser.parse_args(arguments)))

@@ -11,92 +11,62 @@ from fractions import Fraction
 MAX_DIGITS = 400
 _MAX_EXPONENT = 400
 
-_UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_SIGNED = rf"[+-]?{_UNSIGNED}"
-_NUMBER = re.compile(rf"{_SIGNED}")
-_POWER_OF_TEN = re.compile(r"([+-]?\d(?:\.\d+)?)[eE]([+-]?\d{1,3})")
-_GROUPED = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?)")
-_SLASH = re.compile(rf"({_SIGNED})/({_SIGNED})")
-_FRAC = re.compile(rf"([+-]?)\\frac\{{({_SIGNED})\}}\{{({_SIGNED})\}}")
-_MIXED = re.compile(r"([+-]?)(\d+)\\frac\{(\d+)\}\{(\d+)\}")
-_SCIENTIFIC = re.compile(
-    rf"({_SIGNED})(?:\\times|\\cdot|\*)10\^\{{([+-]?\d{{1,4}})\}}|([+-]?)10\^\{{([+-]?\d{{1,4}})\}}"
-)
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}")
-
 
 def rational(text: str) -> Fraction | None:
     """The exact value of one number without percent sign, None if it is anything else."""
     if not text or len(text) > MAX_DIGITS or not (text[-1].isdigit() or text[-1] in "}."):
         return None
-    if _NUMBER.fullmatch(text):
-        return Fraction(text)
-    if match := _POWER_OF_TEN.fullmatch(text):
-        return _power_of_ten(match.group(1), int(match.group(2)))
-    if match := _GROUPED.fullmatch(text):
-        return Fraction(match.group(1) + match.group(2).replace(",", ""))
-    if match := _SLASH.fullmatch(text):
-        return _quotient("", *match.groups())
-    if match := _FRAC.fullmatch(text):
-        return _quotient(*match.groups())
-    if match := _MIXED.fullmatch(text):
-        return _mixed(*match.groups())
-    if match := _SCIENTIFIC.fullmatch(text):
-        factor, exponent = match.group(1), match.group(2)
-        if factor is None:
-            factor, exponent = match.group(3) + "1", match.group(4)
-        return _power_of_ten(factor, int(exponent))
-    if match := _REPEATING.fullmatch(text):
-        return _repeating(*match.groups())
+    unsigned = text[1:] if text[0] in "+-" else text
+    for form, value_of in _FORMS:
+        if match := form.fullmatch(unsigned):
+            value = value_of(*match.groups())
+            return -value if value is not None and text[0] == "-" else value
     return None
 
 
-def _quotient(sign: str, top: str, bottom: str) -> Fraction | None:
-    divisor = Fraction(bottom)
-    if divisor == 0:
-        return None
-    value = Fraction(top) / divisor
-    return -value if sign == "-" else value
+def _quotient(top: str, bottom: str) -> Fraction | None:
+    return Fraction(top) / divisor if (divisor := Fraction(bottom)) else None
 
 
-def _mixed(sign: str, whole: str, top: str, bottom: str) -> Fraction | None:
-    part = _quotient("", top, bottom)
-    if part is None:
-        return None
-    value = int(whole) + part
-    return -value if sign == "-" else value
+def _mixed(whole: str, top: str, bottom: str) -> Fraction | None:
+    part = _quotient(top, bottom)
+    return None if part is None else int(whole) + part
 
 
-def _power_of_ten(factor: str, exponent: int) -> Fraction | None:
-    return Fraction(factor) * Fraction(10) ** exponent if abs(exponent) <= _MAX_EXPONENT else None
+def _power_of_ten(factor: str | None, exponent: str) -> Fraction | None:
+    power = int(exponent)
+    return Fraction(factor or 1) * Fraction(10) ** power if abs(power) <= _MAX_EXPONENT else None
 
 
-def _repeating(sign: str, whole: str, start: str, period: str) -> Fraction:
+def _repeating(whole: str, start: str, period: str) -> Fraction:
     value = Fraction(int((whole + start + period) or 0) - int((whole + start) or 0))
-    value /= 10 ** len(start) * (10 ** len(period) - 1)
-    return -value if sign == "-" else value
+    return value / (10 ** len(start) * (10 ** len(period) - 1))
 
 
-UNITS: dict[str, str] = {}
-for _names in (
-    "m meter meters metre metres",
-    "cm centimeter centimeters",
-    "mm millimeter millimeters",
-    "km kilometer kilometers",
-    "in inch inches",
-    "ft foot feet",
-    "mi mile miles",
-    "g gram grams",
-    "kg kilogram kilograms",
-    "s sec second seconds",
-    "min minute minutes",
-    "h hr hour hours",
-    "day days",
-    "dollar dollars",
-    "cent cents",
-):
-    UNITS |= dict.fromkeys(_names.split(), _names.split()[0])
+_UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_SIGNED = rf"[+-]?{_UNSIGNED}"
+_FORMS = tuple(
+    (re.compile(form), value_of)
+    for form, value_of in (
+        (rf"({_UNSIGNED})", Fraction),
+        (r"(\d(?:\.\d+)?)[eE]([+-]?\d{1,3})", _power_of_ten),
+        (r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?)", lambda number: Fraction(number.replace(",", ""))),
+        (rf"({_UNSIGNED})/({_SIGNED})", _quotient),
+        (rf"\\frac\{{({_SIGNED})\}}\{{({_SIGNED})\}}", _quotient),
+        (r"(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed),
+        (rf"(?:({_SIGNED})(?:\\times|\\cdot|\*))?10\^\{{([+-]?\d{{1,4}})\}}", _power_of_ten),
+        (r"(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating),
+    )
+)
 
+
+_UNIT_NAMES = (
+    "m meter meters metre metres, cm centimeter centimeters, mm millimeter millimeters, "
+    "km kilometer kilometers, in inch inches, ft foot feet, mi mile miles, g gram grams, "
+    "kg kilogram kilograms, s sec second seconds, min minute minutes, h hr hour hours, day days, "
+    "dollar dollars, cent cents"
+)
+UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(",") for name in names.split()}
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 SIGNS = {"percent": "%", "pct": "%", "degree": "degree", "degrees": "degree"}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
