@@ -90,6 +90,8 @@ def make_learner(folder: str, policy, share: bool, completion: int):
     from transformers import AutoTokenizer
 
     from nsr_fast.objective import Objective
+    from nsr_fast.reward import Reward
+    from nsr_fast.reward.user import UserFunction
     from nsr_fast.rollout.vllm_engine import VllmEngine
     from nsr_fast.train.optimizer import PolicyOptimizer
     from nsr_fast.train.round import Learner
@@ -110,12 +112,11 @@ def make_learner(folder: str, policy, share: bool, completion: int):
         policy=policy,
         optimizer=PolicyOptimizer(policy.parameters(), **settings),
         engine=engine,
-        reward_fn=parity,
+        reward=Reward([(UserFunction(parity), 1.0)]),
         objective=Objective.nsr(),
         sampling=Sampling(GENERATIONS, completion),
         budget=Budget(),
         update=UpdateSettings(1.0, 1, 0.2, 0.2, None, 0.0, 4096),
-        mask_truncated=False,
         drift_limit=0.1,
         seed=0,
     )

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from verify_probes import INJECTIONS, boxed, rollout_probes
+
 from nsr_fast.data import read_rows
 from nsr_fast.errors import InputError
-from nsr_fast.reward.golds import check_golds
-from nsr_fast.reward.probes import INJECTIONS, boxed, rollout_probes
-from nsr_fast.reward.verdict import Verdict
-from nsr_fast.reward.verifier import MathVerifier, accepted_answers
+from nsr_fast.reward import Verdict
+from nsr_fast.reward.math import MathVerifier, accepted_answers, check_golds
 
 NUM_GOLDS, NUM_GENERATIONS = 1024, 8
 

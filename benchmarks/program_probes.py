@@ -8,8 +8,9 @@ import os
 import time
 from pathlib import Path
 
+from nsr_fast.reward import Reward
 from nsr_fast.reward.code import CodeReward
-from nsr_fast.reward.sandbox import Limits, chosen_backend
+from nsr_fast.reward.code.sandbox import Limits, chosen_backend
 
 HOSTILE = (
     "import os\nwhile True:\n    os.fork()\n",
@@ -60,18 +61,17 @@ def programs_row(num: int) -> dict:
     """Verdicts, seconds and what is left running."""
     secret = str(Path(__file__).resolve())
     probes = programs(num, secret)
-    reward = CodeReward()
-    reward.start(limits=Limits(time_limit_s=2.0))
+    reward = Reward([(CodeReward(limits=Limits(time_limit_s=2.0)), 1.0)])
     before = running_processes()
     start = time.perf_counter()
-    futures = reward.scores([p[0] for p in probes], [p[1] for p in probes])
-    scores = [future.result() for future in futures]
+    completions, tests = [p[0] for p in probes], [p[1] for p in probes]
+    rewards = reward(completions, completions, completions, tests=tests)
     seconds = time.perf_counter() - start
     time.sleep(0.5)
     left = len([pid for pid in running_processes() - before if is_ours(pid)])
     right = sum(
-        (score.verdict.reward == 1.0) == is_correct and score.verdict.reward is not None
-        for score, (_, _, is_correct) in zip(scores, probes, strict=True)
+        reward is not None and (reward > 0) == is_correct
+        for reward, (_, _, is_correct) in zip(rewards, probes, strict=True)
     )
     hostile = sum(1 for i in range(num) if i % 10 == 9)
     backend = chosen_backend()

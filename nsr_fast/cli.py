@@ -86,7 +86,7 @@ def _report(words: list[str]) -> None:
 
 
 def _verify(words: list[str]) -> int:
-    from nsr_fast.reward.audit import main as verify
+    from nsr_fast.reward.verify import main as verify
 
     return verify(words)
 

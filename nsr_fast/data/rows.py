@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 
+from nsr_fast.data.boxed import extract_boxed
 from nsr_fast.errors import InputError
-from nsr_fast.reward.boxed import extract_boxed
 
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 

@@ -13,6 +13,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from nsr_fast.errors import InputError
+from nsr_fast.reward.reward import Part
+from nsr_fast.types import Rollout
+
 MAX_COMPLETION_CHARS = 2000
 MAX_DEPTH = 50
 
@@ -22,25 +26,30 @@ _INTEGER = re.compile(r"-?[0-9]{1,12}")
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-"})
 
 
-def countdown_reward(
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    completion_ids: Sequence[Sequence[int]],
-    **columns: Sequence[object],
-) -> list[float]:
+class Countdown(Part):
     """+1 for a completion that solves its row's problem, -1 for every other.
 
-    columns["answer"] holds one problem a row: {"numbers": [25, 7, 3], "target": 54} or "25,7,3>54".
+    A row's answer is its problem: {"numbers": [25, 7, 3], "target": 54} or "25,7,3>54".
     """
-    if "answer" not in columns:
-        raise ValueError(
-            f"answer: expected a column with numbers and target, got columns {sorted(columns)}"
-        )
-    problems = [parse_problem(answer) for answer in columns["answer"]]
-    return [
-        1.0 if is_solution(completion, numbers, target) else -1.0
-        for completion, (numbers, target) in zip(completions, problems, strict=True)
-    ]
+
+    name = "countdown"
+
+    def check_rows(self, rows: list[dict], *, drop_bad_golds: bool) -> list[dict]:
+        """Every answer must be a problem; none is dropped."""
+        for row in rows:
+            try:
+                parse_problem(row.get("answer"))
+            except InputError as error:
+                raise InputError(f"data: row {row['id']!r}: {error}") from None
+        return rows
+
+    def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> list[float]:
+        """The rewards."""
+        problems = [parse_problem(rollout.prompt.answer) for rollout in rollouts]
+        return [
+            1.0 if is_solution(rollout.text, *problem) else -1.0
+            for rollout, problem in zip(rollouts, problems, strict=True)
+        ]
 
 
 def parse_problem(answer: object) -> tuple[tuple[int, ...], int]:
@@ -55,8 +64,8 @@ def parse_problem(answer: object) -> tuple[tuple[int, ...], int]:
     try:
         return tuple(int(number) for number in numbers), int(target)
     except (TypeError, ValueError):
-        raise ValueError(
-            'answer: expected {"numbers": [25, 7, 3], "target": 54} or "25,7,3>54", '
+        raise InputError(
+            'answer: expected a column of {"numbers": [25, 7, 3], "target": 54} or "25,7,3>54", '
             f"got {answer!r}"
         ) from None
 

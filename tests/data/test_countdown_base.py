@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.countdown import distinct_problems
-from nsr_fast.reward.countdown import countdown_reward, is_solution, parse_problem
+from nsr_fast.reward import load_reward
+from nsr_fast.reward.countdown import is_solution, parse_problem
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "countdown"
 SAMPLED_ACCURACY = (0.18, 0.40)
@@ -74,7 +75,7 @@ def test_accuracy_is_within_the_stated_range(model, tokenizer):
         )
         texts = tokenizer.batch_decode(tokens[:, 8:], skip_special_tokens=True)
         answers = [row["answer"] for row in rows for _ in range(samples)]
-        rewards = countdown_reward(texts, texts, texts, answer=answers)
+        rewards = load_reward("countdown")(texts, texts, texts, answer=answers)
         accuracy = sum(reward > 0 for reward in rewards) / len(rewards)
         assert low <= accuracy <= high, f"{samples} samples: {accuracy:.3f}"
     assert not is_solution("", *parse_problem(rows[0]["answer"]))

@@ -8,7 +8,9 @@ import pytest
 
 from nsr_fast.data.countdown import SPLITS, random_problem
 from nsr_fast.data.countdown_corpus import MISTAKES, mistaken_steps
-from nsr_fast.reward.countdown import countdown_reward, is_solution, parse_problem
+from nsr_fast.errors import InputError
+from nsr_fast.reward import load_reward
+from nsr_fast.reward.countdown import is_solution, parse_problem
 
 NUMBERS, TARGET = (25, 7, 3), 54
 
@@ -102,7 +104,7 @@ def test_solution_trees_verify_and_mistaken_traces_do_not():
 
 def test_reward_reads_mapping_and_text_answers():
     answers = [{"numbers": [25, 7, 3], "target": 54}, "25,7,3>54", "25,7,3>55"]
-    rewards = countdown_reward(["p"] * 3, ["(25-7)*3"] * 3, [[1]] * 3, answer=answers)
+    rewards = load_reward("countdown")(["p"] * 3, ["(25-7)*3"] * 3, [[1]] * 3, answer=answers)
     assert rewards == [1.0, 1.0, -1.0]
 
 
@@ -114,4 +116,11 @@ def test_unreadable_answer_is_named(answer):
 
 def test_missing_answer_column_is_named():
     with pytest.raises(ValueError, match="answer: expected a column"):
-        countdown_reward(["p"], ["1"], [[1]])
+        load_reward("countdown")(["p"], ["1"], [[1]])
+
+
+def test_rows_without_a_problem_are_named_at_load():
+    rows = [{"id": "good", "answer": "25,7,3>54"}, {"id": "bad", "answer": "32"}]
+    assert load_reward("countdown").check_rows(rows[:1]) == rows[:1]
+    with pytest.raises(InputError, match=r"row 'bad': answer: expected .*numbers.* got '32'"):
+        load_reward("countdown").check_rows(rows, drop_bad_golds=True)

@@ -1,0 +1,16 @@
+"""Mathematics: answers of responses against golds; the only room that may use sympy."""
+
+from nsr_fast.reward.math.answer import accepted_answers, check_golds, usable_rows
+from nsr_fast.reward.math.reward import MathReward, score_math, verify_math
+from nsr_fast.reward.math.verifier import MathVerifier, quantile
+
+__all__ = [
+    "MathReward",
+    "MathVerifier",
+    "accepted_answers",
+    "check_golds",
+    "quantile",
+    "score_math",
+    "usable_rows",
+    "verify_math",
+]

@@ -1,0 +1,157 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.verify_probes import boxed
+from nsr_fast.reward import Reward, Verdict
+from nsr_fast.reward.math import MathReward, MathVerifier
+from nsr_fast.reward.math.pool import WorkerPool
+
+# Passes the static bounds and keeps sympy busy for minutes.
+SLOW = "+".join(
+    rf"\int_{{0}}^{{{i}}}\frac{{\sin(x^{{{i}}})}}{{x^{{3}}+{i}}}dx" for i in range(1, 8)
+)
+
+
+def children(pid):
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(folder.name), *children(int(folder.name))]
+    return found
+
+
+def is_alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def are_gone(pids, deadline_s=20):
+    end = time.monotonic() + deadline_s
+    while any(map(is_alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(map(is_alive, pids))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = WorkerPool(1, deadline_s=1.0)
+    pool.wait_ready()
+    yield pool
+    pool.close()
+
+
+def test_a_late_answer_is_unscored_and_the_worker_replaced(pool):
+    start = time.monotonic()
+    late, next_one = pool.submit(("5",), SLOW), pool.submit((r"\sqrt{8}",), r"2\sqrt{2}")
+    assert late.result(60).verdict is Verdict.UNSCORED and late.result().reason == "deadline"
+    assert next_one.result(60).verdict is Verdict.CORRECT
+    assert time.monotonic() - start < 20 and pool.num_kills == 1
+
+
+def test_a_worker_that_dies_is_replaced(pool):
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+    child = pool._workers[0]._child
+    os.kill(child, signal.SIGKILL)
+    first = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
+    second = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
+    assert (first.verdict, first.reason) == (Verdict.UNSCORED, "crash")
+    assert second.verdict is Verdict.WRONG
+
+
+def test_a_process_that_dies_is_started_again(pool):
+    os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+    time.sleep(0.3)
+    verdicts = [pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict for _ in range(2)]
+    assert verdicts == [Verdict.UNSCORED, Verdict.CORRECT]
+
+
+def test_workers_never_import_torch_and_end_with_the_pool():
+    pool = WorkerPool(1)
+    pool.wait_ready()
+    process = pool._workers[0]._process.pid
+    pids = [process, *children(process)]
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
+    assert len(pids) == 2 and not any("libtorch" in text for text in maps)
+    pool.close()
+    assert are_gone(pids)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.2, 1.0])
+def test_no_orphan_when_the_parent_ends_while_workers_start(delay_s):
+    code = (
+        "from nsr_fast.reward.math.pool import WorkerPool\nimport os, time\npool = WorkerPool(1)\n"
+        f"while pool._workers[0]._process is None: time.sleep(0.01)\ntime.sleep({delay_s})\n"
+        "print(pool._workers[0]._process.pid, flush=True)\nos._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert are_gone([int(done.stdout)])
+
+
+def test_no_orphan_after_the_parent_is_killed():
+    code = (
+        "from nsr_fast.reward.math.pool import WorkerPool\nimport time\n"
+        "pool = WorkerPool(2)\npool.wait_ready()\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    pids = children(parent.pid)
+    assert len(pids) == 4
+    parent.kill()
+    parent.wait()
+    assert are_gone(pids)
+
+
+def test_scores_from_many_threads_agree_and_repeats_are_judged_once():
+    verifier = MathVerifier(num_workers=2)
+    start = time.monotonic()
+    pending = verifier.begin(boxed(r"2\sqrt{5}"), r"\sqrt{20}")
+    assert time.monotonic() - start < 0.3  # the workers are not there yet
+    golds = [rf"\sqrt{{{4 * n}}}" for n in (2, 3, 5)] * 4
+    answers = [rf"2\sqrt{{{n}}}" for n in (2, 3, 7)] * 4
+    results = []
+
+    def work():
+        scores = verifier.score([boxed(a) for a in answers], golds)
+        results.append([s.verdict for s in scores])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG] * 4] * 4
+    assert pending.result().verdict is Verdict.CORRECT
+    verifier.count([pending.result()])
+    statistics = verifier.statistics()
+    assert statistics["verify/in_worker"] == 4 and statistics["verify/correct"] == 33
+    assert statistics["verify/fast_share"] == pytest.approx(1 - 4 / 49)
+    verifier.close()
+
+
+def test_truncated_rollouts_are_graded_or_masked():
+    columns = {"answer": ["5"] * 3, "finish_reason": ["length", "length", "stop"]}
+    responses = [boxed("5"), "so 5 is", boxed("6")]
+    part = MathReward()
+    for mask, expected in ((False, [1.0, -1.0, -1.0]), (True, [None, None, -1.0])):
+        before = part.statistics()
+        reward = Reward([(part, 1.0)], mask_truncated=mask)
+        assert reward([""] * 3, responses, [[0]] * 3, **columns) == expected
+        after = part.statistics()
+        grown = {name: n - before.get(name, 0.0) for name, n in after.items()}
+        assert grown["verify/correct"] == 1 and grown["verify/wrong"] == 2
+        reasons = {name: n for name, n in grown.items() if "/reason/" in name and n}
+        assert reasons == {"verify/reason/truncated": 1}
