@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from nsr_fast.kernels.linear_logprobs import linear_logprobs
-from nsr_fast.kernels.linear_policy_loss import PolicyLoss, linear_policy_loss
-from nsr_fast.kernels.surrogates import PolicyGradient, PpoClip, Surrogate
+from nsr_fast.kernels.logprobs import linear_logprobs
+from nsr_fast.kernels.policy_loss import PolicyLoss, linear_policy_loss
+from nsr_fast.objective.terms import PolicyGradient, PpoClip, Surrogate
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.packing import MicroBatch, TrainSequence, pack, split_minibatches
 from nsr_fast.train.policy import hidden_states

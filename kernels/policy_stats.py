@@ -12,19 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROW_NAMES = (
-    "logprob",
-    "entropy",
-    "lse",
-    "sum_p2",
-    "sum_p2_logp",
-    "greedy",
-    "loss",
-    "c",
-    "e",
-    "is_clipped",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyStats:

@@ -1,19 +1,17 @@
-"""Row operations on CUDA tensors as one Triton kernel, one program per row.
+"""Row kernels on CUDA tensors as one Triton kernel, one program per row.
 
-Same signatures and meaning as kernels/reference.py, for float32, bfloat16 and float16 tiles. The
-statistics read a row once; the gradient reads it (again) and writes it. Configurations are fixed: a
-tuner would run beside a live engine. With TRITON_INTERPRET=1 the kernel takes CPU tensors (tests).
+For float32, bfloat16 and float16 tiles. The statistics read a row once; the gradient reads it
+(again) and writes it. Configurations are fixed: a tuner would run beside a live engine. With
+TRITON_INTERPRET=1 the kernel takes CPU tensors (tests).
 """
-
-import contextlib
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from nsr_fast.kernels.reference import RowStats
+from nsr_fast.kernels.rows import RowGrad, RowStats, RowTile
 from nsr_fast.kernels.sums_triton import (
+    IS_INTERPRETED,
     LOG2E,
     LOWEST,
     distance,
@@ -22,7 +20,6 @@ from nsr_fast.kernels.sums_triton import (
     soft_cap,
     store_stats,
 )
-from nsr_fast.kernels.tile_cuda import check_tile, row_stride, row_vector
 
 # Fusing a * b + c is Triton's default up to 3.9 only, so it is named.
 LARGE = {"BLOCK_V": 4096, "num_warps": 16, "enable_fp_fusion": True}
@@ -121,9 +118,6 @@ def row_kernel(
             tl.store(row_ptr + column, grad.to(logits_ptr.dtype.element_ty), mask=column < vocab)
 
 
-IS_INTERPRETED = not isinstance(row_kernel, triton.runtime.JITFunction)
-
-
 def reason_unavailable(device: torch.device | None = None) -> str | None:
     """None when this backend can work on `device` (any device when None), else the reason."""
     wanted = "cpu" if IS_INTERPRETED else "cuda"
@@ -134,92 +128,26 @@ def reason_unavailable(device: torch.device | None = None) -> str | None:
     return None
 
 
-def row_stats(
-    logits: Tensor, target: Tensor, *, temperature: float = 1.0, softcap: float | None = None
-) -> RowStats:
-    """RowStats [R] of a tile of logits [R, V]; see kernels/reference.py."""
-    _check(logits, target)
-    return _launch(logits, target, {}, temperature, softcap, has_stats=True)
-
-
-def row_grad_(
-    logits: Tensor,
-    target: Tensor,
-    lse: Tensor,
-    entropy: Tensor,
-    c: Tensor,
-    e: Tensor | None,
-    *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-) -> None:
-    """Overwrite logits [R, V] with dL/dlogits; see kernels/reference.py."""
-    _check(logits, target)
-    rows = {"lse": lse, "entropy": entropy, "c": c, "e": e}
-    _launch(logits, target, rows, temperature, softcap, has_stats=False)
-
-
-def row_stats_grad_(
-    logits: Tensor,
-    target: Tensor,
-    c: Tensor,
-    e: Tensor | None,
-    *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-) -> RowStats:
-    """row_stats and row_grad_ in one launch, for c and e known beforehand."""
-    _check(logits, target)
-    return _launch(logits, target, {"c": c, "e": e}, temperature, softcap, has_stats=True)
-
-
-def _check(logits: Tensor, target: Tensor) -> None:
-    check_tile(logits, target, "triton", device_type="cpu" if IS_INTERPRETED else "cuda")
-
-
-def _launch(
-    logits: Tensor,
-    target: Tensor,
-    rows: dict[str, Tensor | None],
-    temperature: float,
-    softcap: float | None,
-    *,
-    has_stats: bool,
-) -> RowStats:
-    rows = {k: None if x is None else row_vector(k, x, logits) for k, x in rows.items()}
-    num_rows, vocab = logits.shape
-    outputs = torch.empty(5 if has_stats else 0, num_rows, device=logits.device)
-    greedy = torch.empty(num_rows if has_stats else 0, dtype=torch.bool, device=logits.device)
-    if num_rows:
-        with on_device(logits):
-            row_kernel[(num_rows,)](
-                logits_ptr=logits,
-                target_ptr=target,
-                lse_ptr=rows.get("lse"),
-                entropy_ptr=rows.get("entropy"),
-                c_ptr=rows.get("c"),
-                e_ptr=rows.get("e"),
-                outputs_ptr=outputs,
-                greedy_ptr=greedy,
-                stride_row=row_stride(logits),
-                vocab=vocab,
-                inv_temp=1.0 / temperature,
-                softcap=softcap or 0.0,
-                HAS_STATS=has_stats,
-                HAS_GRAD="c" in rows,
-                HAS_E=rows.get("e") is not None,
-                HAS_SOFTCAP=softcap is not None,
-                **(LARGE if vocab >= 4096 else SMALL),
-            )
-    return stats_from(outputs, greedy) if has_stats else None
-
-
-def stats_from(outputs: Tensor, greedy: Tensor) -> RowStats:
-    """RowStats over the rows store_stats writes."""
-    logprob, entropy, lse, sum_p2, sum_p2_logp = outputs.unbind(0)
-    return RowStats(logprob, entropy, lse, greedy, sum_p2, sum_p2_logp)
-
-
-def on_device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Triton launches on the current device: make it that of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+def launch(tile: RowTile, stats: RowStats | None, grad: RowGrad | None) -> None:
+    """Fill stats, write the gradient, in one kernel."""
+    rows, vocab = tile.logits.shape
+    with torch.cuda.device_of(tile.logits):
+        row_kernel[(rows,)](
+            logits_ptr=tile.logits,
+            target_ptr=tile.target,
+            lse_ptr=getattr(grad, "lse", None),
+            entropy_ptr=getattr(grad, "entropy", None),
+            c_ptr=getattr(grad, "c", None),
+            e_ptr=getattr(grad, "e", None),
+            outputs_ptr=getattr(stats, "logprob", None),  # the other four rows follow it
+            greedy_ptr=getattr(stats, "greedy", None),
+            stride_row=tile.stride,
+            vocab=vocab,
+            inv_temp=1.0 / tile.temperature,
+            softcap=tile.softcap or 0.0,
+            HAS_STATS=stats is not None,
+            HAS_GRAD=grad is not None,
+            HAS_E=getattr(grad, "e", None) is not None,
+            HAS_SOFTCAP=tile.softcap is not None,
+            **(LARGE if vocab >= 4096 else SMALL),
+        )

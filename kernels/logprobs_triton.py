@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nsr_fast.kernels.checks import check_head
-from nsr_fast.kernels.reference import RowStats
-from nsr_fast.kernels.row_triton import IS_INTERPRETED, on_device, stats_from
+from nsr_fast.kernels.head import Head, check_target
+from nsr_fast.kernels.rows import RowStats
 from nsr_fast.kernels.sums_triton import (
+    IS_INTERPRETED,
     LOG2E,
     LOWEST,
     distance,
@@ -147,80 +147,52 @@ def combine_kernel(
     )
 
 
-def linear_stats(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    *,
-    bias: Tensor | None = None,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-) -> RowStats:
-    """RowStats [T] of hidden @ weight^T (+ bias); not differentiable.
+def linear_stats(head: Head, hidden: Tensor, target: Tensor) -> RowStats:
+    """RowStats [T] of the head's logits, in float32 whatever logits_dtype says.
 
+    head     of backend "triton"
     hidden   [T, D]  float32 | bfloat16 | float16, contiguous
-    weight   [V, D]  same dtype and device as hidden
     target   [T]     int64; one outside [0, V) gives NaN on a GPU
-    bias     [V]     same dtype as weight
     Memory   24 T ceil(V / 4096) bytes beside the results (1024 instead of 4096 below 1024 tokens)
-    Raises   ValueError on shape, dtype, device or range
+    Raises   ValueError on shape, dtype or device
     """
-    check_head(hidden, weight, target, bias, temperature, softcap, None)
-    if hidden.dtype == torch.float64:
-        raise ValueError("hidden: expected float32, bfloat16 or float16, got float64")
-    tokens = hidden.shape[0]
-    outputs = torch.empty(5, tokens, device=hidden.device)
-    greedy = torch.empty(tokens, dtype=torch.bool, device=hidden.device)
-    if tokens:
-        with on_device(hidden):
-            _launch(
-                hidden, weight, target.contiguous(), bias, temperature, softcap, outputs, greedy
-            )
-    return stats_from(outputs, greedy)
-
-
-def _launch(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    temperature: float,
-    softcap: float | None,
-    outputs: Tensor,
-    greedy: Tensor,
-) -> None:
-    tokens, width = hidden.shape
-    vocab = weight.shape[0]
+    head.check_hidden(hidden)
+    check_target(target, hidden)
+    (weight, bias), (tokens, width) = head.valid, hidden.shape
+    stats = RowStats.empty(tokens, torch.float32, hidden.device)
+    if tokens == 0:
+        return stats
     split = 4096 if tokens >= 1024 else 1024
-    num_splits = triton.cdiv(vocab, split)
-    parts = torch.empty(num_splits, NUM_PARTS, tokens, device=hidden.device)
+    num_splits = triton.cdiv(weight.shape[0], split)
     config = FULL if hidden.dtype == torch.float32 else HALF
-    split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
-        hidden_ptr=hidden,
-        weight_ptr=weight,
-        bias_ptr=bias,
-        target_ptr=target,
-        parts_ptr=parts,
-        num_tokens=tokens,
-        vocab=vocab,
-        width=width,
-        split=split,
-        scale=LOG2E.value / temperature,
-        softcap=softcap or 0.0,
-        HAS_BIAS=bias is not None,
-        HAS_SOFTCAP=softcap is not None,
-        UPCAST=IS_INTERPRETED,
-        enable_fp_fusion=True,
-        **config,
-    )
-    combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
-        parts_ptr=parts,
-        target_ptr=target,
-        outputs_ptr=outputs,
-        greedy_ptr=greedy,
-        num_tokens=tokens,
-        vocab=vocab,
-        num_splits=num_splits,
-        inv_temp=1.0 / temperature,
-        **COMBINE,
-    )
+    shared = {
+        "target_ptr": target.contiguous(),
+        "parts_ptr": torch.empty(num_splits, NUM_PARTS, tokens, device=hidden.device),
+        "num_tokens": tokens,
+        "vocab": weight.shape[0],
+    }
+    with torch.cuda.device_of(hidden):
+        split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
+            hidden_ptr=hidden,
+            weight_ptr=weight,
+            bias_ptr=bias,
+            width=width,
+            split=split,
+            scale=LOG2E.value / head.temperature,
+            softcap=head.softcap or 0.0,
+            HAS_BIAS=bias is not None,
+            HAS_SOFTCAP=head.softcap is not None,
+            UPCAST=IS_INTERPRETED,
+            enable_fp_fusion=True,
+            **config,
+            **shared,
+        )
+        combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
+            outputs_ptr=stats.logprob,  # the other four rows follow it
+            greedy_ptr=stats.greedy,
+            num_splits=num_splits,
+            inv_temp=1.0 / head.temperature,
+            **COMBINE,
+            **shared,
+        )
+    return stats

@@ -1,4 +1,4 @@
-"""The ways to compute the head's loss that kernels/bench.py compares: ours, plain torch, and peers.
+"""The ways to compute the head's loss that head_loss.py compares: ours, plain torch, and peers.
 
 A method takes Inputs and leaves gradients in hidden.grad and weight.grad. `weighted` ones compute
 -sum token_weight logprob; the others plain mean cross entropy, which is all their fast path offers.
@@ -12,8 +12,8 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-from nsr_fast.kernels.bench import Inputs, Method
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.bench.timing import Inputs, Method
+from nsr_fast.kernels.policy_loss import linear_policy_loss
 
 
 @dataclass(frozen=True, slots=True)

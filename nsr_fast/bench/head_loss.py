@@ -1,29 +1,49 @@
-"""Runs the comparison of kernels/bench.py for a command line: prints tables, returns lines."""
+"""The loss of the vocabulary head, ours beside the others: time, memory and error of one pass.
+
+Each method does one forward and backward pass over the same inputs; errors are against float64. The
+verb `nsr-fast bench` and benchmarks/bench_linear_loss.py: prints tables, returns lines.
+"""
 
 import argparse
-import datetime
-import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels import row_cpu
-from nsr_fast.kernels.bench import (
-    Case,
+from nsr_fast.bench.methods import Entry, entries
+from nsr_fast.bench.timing import (
     Inputs,
-    errors,
-    float64_gradients,
+    Method,
+    machine_fields,
+    machine_name,
     peak_bytes,
-    peaked_inputs,
     time_interleaved,
 )
-from nsr_fast.kernels.bench_methods import Entry, entries
+from nsr_fast.kernels.rows import RowTile, row_pass_
+from nsr_fast.kernels.rows_cpu import instruction_sets
+from nsr_fast.kernels.rows_reference import linear_policy_loss as full_policy_loss
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ERROR_TOKENS = 64  # float64 truth needs [V, D] and [tokens, V] in 8 bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: shapes, dtype, place, and the share of rows whose weight is not 0."""
+
+    tokens: int
+    vocab: int
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+    active: float = 1.0
+    seed: int = 0
+
+    @property
+    def shape(self) -> dict[str, float]:
+        return {"T": self.tokens, "V": self.vocab, "H": self.width, "active": self.active}
 
 
 def run_bench(arguments: Sequence[str] = ()) -> list[dict]:
@@ -37,7 +57,9 @@ def run_bench(arguments: Sequence[str] = ()) -> list[dict]:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cpu" if options.cpu else "cuda")
-    print(f"{_machine(device)}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    print(
+        f"{machine_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
+    )
     has_rows = device.type == "cpu" and not options.no_rows
     lines = bench_rows(options) if has_rows else []
     for width in [] if options.rows_only else options.widths:
@@ -85,7 +107,7 @@ def bench_rows(options: argparse.Namespace) -> list[dict]:
         empty = torch.zeros(0)
         inputs = Inputs(logits.requires_grad_(), empty, target, torch.randn(256), empty)
         tile = torch.empty_like(logits)
-        isas = row_cpu.instruction_sets()
+        isas = instruction_sets()
         methods = {f"nsr_fast cpu, {isa}": partial(_row_pass, tile, isa) for isa in isas}
         methods["copy of the tile"] = partial(_row_pass, tile, None)
         methods["torch log_softmax + autograd"] = _torch_rows
@@ -101,7 +123,7 @@ def _row_pass(tile: Tensor, isa: str | None, x: Inputs) -> None:
     with torch.no_grad():
         tile.copy_(x.hidden)
         if isa is not None:
-            row_cpu.row_stats_grad_(tile, x.target, x.token_weight, None, isa=isa)
+            row_pass_(RowTile(tile, x.target, backend="cpu", force=isa), x.token_weight)
 
 
 def _torch_rows(x: Inputs) -> None:
@@ -125,6 +147,72 @@ def _errors(case: Case, table: list[Entry]) -> dict[str, dict[str, float]]:
         # A weighted peer minimises sum w (-logprob), ours -sum w logprob: the same sign.
         found[entry.name] = errors(entry.run, inputs, truths[entry.is_weighted])
     return found
+
+
+def peaked_inputs(case: Case) -> Inputs:
+    """Hidden rows whose logits look like a trained model's: few candidates, a diffuse tail.
+
+    weight ~ N(0, 1/D). A row wants logits 17-24 on one token (80 % of rows) or 20 - log(rank) on 8
+    to 200 tokens (20 %), and is the shortest vector that gives them. Targets are drawn from the
+    softmax. The tail of every row is what random weights give: more diffuse than a trained model's.
+    """
+    g = torch.Generator().manual_seed(case.seed)
+    weight = torch.randn(case.vocab, case.width, generator=g) / case.width**0.5
+    hidden = torch.empty(case.tokens, case.width)
+    most = min(200, case.vocab, case.width)
+    for row in range(case.tokens):
+        if torch.rand((), generator=g) < 0.8:
+            wanted = 17 + 7 * torch.rand(1, generator=g)
+        else:
+            count = int(torch.randint(min(8, most), most + 1, (), generator=g))
+            wanted = 20 - torch.arange(1, count + 1).float().log()
+        rows = weight[torch.randint(0, case.vocab, (wanted.numel(),), generator=g)]
+        ridge = 1e-4 * torch.eye(wanted.numel())
+        hidden[row] = rows.t() @ torch.linalg.solve(rows @ rows.t() + ridge, wanted)
+    target, entropy = _drawn(hidden, weight, g)
+    w = torch.where(torch.rand(case.tokens, generator=g) < 0.5, -1.0, 0.1) / case.tokens
+    order = torch.randperm(case.tokens, generator=g)
+    w[order[round(case.active * case.tokens) :]] = 0.0
+    place = {"device": case.device, "dtype": case.dtype}
+    return Inputs(
+        hidden.to(**place).requires_grad_(),
+        weight.to(**place).requires_grad_(),
+        target.to(case.device),
+        w.to(case.device),
+        entropy,
+    )
+
+
+def _drawn(hidden: Tensor, weight: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    targets, entropies = [], []
+    for part in hidden.split(64):
+        logp = torch.log_softmax(part @ weight.t(), dim=1)
+        p = logp.exp()
+        targets.append(torch.multinomial(p, 1, generator=g).squeeze(1))
+        entropies.append(-(p * logp).sum(dim=1))
+    return torch.cat(targets), torch.cat(entropies)
+
+
+def errors(method: Method, inputs: Inputs, truth: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Relative (Frobenius) errors of the two gradients against `truth` from float64_gradients."""
+    inputs.clear()
+    method(inputs)
+    found = (inputs.hidden.grad, inputs.weight.grad)
+    names = ("error_hidden", "error_weight")
+    result = {}
+    for name, grad, want in zip(names, found, truth):
+        gap = (grad.double() - want).norm() / want.norm().clamp(min=1e-300)
+        result[name] = float(f"{gap.item():.2e}")
+    inputs.clear()
+    return result
+
+
+def float64_gradients(inputs: Inputs, token_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of -sum token_weight logprob in float64, for inputs as they are rounded."""
+    hidden = inputs.hidden.detach().double().requires_grad_()
+    weight = inputs.weight.detach().double().requires_grad_()
+    full_policy_loss(hidden, weight, inputs.target, token_weight.double()).backward()
+    return hidden.grad, weight.grad
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -157,20 +245,6 @@ def _line(op: str, case: Case, name: str, mode: str) -> dict:
     return line | machine_fields(case.device)
 
 
-def machine_fields(device: torch.device) -> dict:
-    """What a line of a result says about where and when it was measured."""
-    is_cuda = device.type == "cuda"
-    return {
-        "gpu": torch.cuda.get_device_name() if is_cuda else None,
-        "cpu": None if is_cuda else _machine(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "commit": _commit(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def _print_table(lines: list[dict]) -> None:
     floor, naive = (next((x for x in lines if key in x["backend"]), None) for key in _ANCHORS)
     head = f"{'method':38} {'median':>9} {'p20':>9} {'p80':>9} {'cpu ms':>9} {'x naive':>8}"
@@ -197,22 +271,3 @@ def _ratio(line: dict, anchor: dict | None) -> str:
     if anchor is None or "not_run" in anchor:
         return f"{'-':>8}"
     return f"{line['cpu_ms'] / anchor['cpu_ms']:8.2f}"
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "unknown CPU"
-    names = [x.split(":", 1)[1].strip() for x in text.splitlines() if x.startswith("model name")]
-    return f"{names[0] if names else 'unknown CPU'} ({row_cpu.instruction_sets()[0]})"
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""

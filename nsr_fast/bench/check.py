@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels import reference
-from nsr_fast.kernels.backends import available_backends, resolve_backend
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
-from nsr_fast.kernels.surrogates import PpoClip
+from nsr_fast.kernels import rows_reference as reference
+from nsr_fast.kernels.policy_loss import linear_policy_loss
+from nsr_fast.kernels.rows import available_backends, resolve_backend
+from nsr_fast.objective.terms import PpoClip
 
 _NAMES = ("loss", "hidden", "weight", "bias")
 _ROUNDINGS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

@@ -1,8 +1,8 @@
 """Token-local losses on [C] vectors: the one place where their mathematics lives.
 
-A surrogate is any callable TokenRows -> TokenTerms; it sees one chunk of active rows after their
-logits are complete and returns each row's loss, c = dloss/dlogprob and, when not zero,
-e = dloss/dentropy. With w = token_weight and r = exp(logprob - old_logprob):
+A surrogate is any callable TokenRows -> TokenTerms (nsr_fast/kernels/head.py); it sees one chunk of
+active rows after their logits are complete and returns each row's loss, c = dloss/dlogprob and,
+when not zero, e = dloss/dentropy. With w = token_weight and r = exp(logprob - old_logprob):
 
     None              -w logprob                          REINFORCE, PSR, NSR, W-REINFORCE
     PolicyGradient()  the same, open to the corrections below
@@ -22,88 +22,13 @@ Sources: PPO 1707.06347, dual clip 1912.09729, clip-higher 2503.14476, CISPO 250
 estimators joschu.net/blog/kl-approx.html.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """One chunk of active rows, all [C] float32; the last three are None when not given."""
-
-    logprob: Tensor
-    entropy: Tensor
-    token_weight: Tensor
-    old_logprob: Tensor | None = None
-    sampler_logprob: Tensor | None = None
-    ref_logprob: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTerms:
-    """What a surrogate returns, all [C]: loss, c, e (None: zeros), rows whose ratio was clipped."""
-
-    loss: Tensor
-    c: Tensor
-    e: Tensor | None = None
-    is_clipped: Tensor | None = None
-
-
-SurrogateFn = Callable[[TokenRows], TokenTerms]
-
-_CLASSES: dict[str, type["Surrogate"]] = {}
-_FUNCTIONS: dict[str, SurrogateFn] = {}
-
-
-def register_surrogate(function: SurrogateFn) -> SurrogateFn:
-    """Decorator that gives a surrogate function a name, which torch.compile needs.
-
-    Without it a function works in eager mode. A subclass of Surrogate is registered by itself.
-    """
-    function.surrogate_name = f"{function.__module__}.{function.__qualname__}"
-    _FUNCTIONS[function.surrogate_name] = function
-    return function
-
-
-def surrogate_key(surrogate: SurrogateFn | None) -> tuple[str, list[float]]:
-    """The name and numbers under which find_surrogate gives `surrogate` back."""
-    if surrogate is None:
-        return "", []
-    if isinstance(surrogate, Surrogate):
-        return type(surrogate).__name__, surrogate.numbers()
-    name = getattr(surrogate, "surrogate_name", None)
-    if name is None:
-        name = "last unregistered function"
-        _FUNCTIONS[name] = surrogate
-    return name, []
-
-
-def find_surrogate(name: str, numbers: Sequence[float]) -> SurrogateFn | None:
-    """The surrogate behind a key; ValueError when nothing carries that name."""
-    if name == "":
-        return None
-    if name in _CLASSES:
-        return _CLASSES[name].from_numbers(numbers)
-    if name not in _FUNCTIONS:
-        raise ValueError(f"surrogate: nothing is registered as {name!r}; see register_surrogate")
-    return _FUNCTIONS[name]
-
-
-def check_terms(terms: TokenTerms, token_weight: Tensor) -> None:
-    """What a user's surrogate returned: TokenTerms of vectors like token_weight."""
-    if not isinstance(terms, TokenTerms):
-        raise ValueError(f"surrogate: expected TokenTerms, got {type(terms).__name__}")
-    for name in ("loss", "c", "e"):
-        x = getattr(terms, name)
-        if x is None and name == "e":
-            continue
-        is_vector = isinstance(x, Tensor) and x.shape == token_weight.shape
-        if not is_vector or x.dtype != token_weight.dtype:
-            got = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else repr(x)
-            want = f"{list(token_weight.shape)} {token_weight.dtype}"
-            raise ValueError(f"surrogate: expected {name} as {want}, got {got}")
+from nsr_fast.kernels.head import TokenRows, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +39,7 @@ class Surrogate:
     kl: str = "k3"
     kl_coef: float = 0.0
 
-    needs_old = False
-
-    def __init_subclass__(cls) -> None:
-        _CLASSES[cls.__name__] = cls
+    needs_old: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.kl not in ("k1", "k2", "k3"):
@@ -127,26 +49,15 @@ class Surrogate:
             if value is not None and not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
 
-    def required(self) -> list[str]:
+    @property
+    def needs(self) -> tuple[str, ...]:
         """Names of the side inputs this surrogate reads."""
-        names = ["old_logprob"] if self.needs_old else []
-        names += ["sampler_logprob"] if self.sampler_cap is not None else []
-        return names + (["ref_logprob"] if self.kl_coef != 0.0 else [])
-
-    def numbers(self) -> list[float]:
-        """The fields as floats (NaN for None), the form in which an operator carries them."""
-        values = [getattr(self, field.name) for field in fields(self)]
-        values = [_KL_NAMES.index(v) if isinstance(v, str) else v for v in values]
-        return [float("nan") if v is None else float(v) for v in values]
-
-    @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> "Surrogate":
-        """Inverse of numbers()."""
-        values = {}
-        for field, number in zip(fields(cls), numbers, strict=True):
-            value = None if number != number else number
-            values[field.name] = _KL_NAMES[int(number)] if field.name == "kl" else value
-        return cls(**values)
+        reads = {
+            "old_logprob": self.needs_old,
+            "sampler_logprob": self.sampler_cap is not None,
+            "ref_logprob": self.kl_coef != 0.0,
+        }
+        return tuple(name for name, is_read in reads.items() if is_read)
 
     def policy_term(self, rows: TokenRows) -> TokenTerms:
         raise NotImplementedError(f"{type(self).__name__}.policy_term")
@@ -181,7 +92,7 @@ class PpoClip(Surrogate):
     epsilon_high: float | None = None
     dual_clip: float | None = None
 
-    needs_old = True
+    needs_old: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,7 +122,7 @@ class Cispo(Surrogate):
     epsilon: float = 0.2
     epsilon_high: float | None = None
 
-    needs_old = True
+    needs_old: ClassVar[bool] = True
 
     def policy_term(self, rows: TokenRows) -> TokenTerms:
         ratio = (rows.logprob - rows.old_logprob).exp()
@@ -238,4 +149,3 @@ def _k3(gap: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _KL = {"k1": _k1, "k2": _k2, "k3": _k3}
-_KL_NAMES = list(_KL)

@@ -12,17 +12,15 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels.backends import check_backend, resolve_backend
-from nsr_fast.kernels.checks import cast_for_autocast, check_head, check_targets, check_tensors
-from nsr_fast.kernels.chunks import (
+from nsr_fast.kernels.head import (
     Gradients,
     Head,
-    active_rows,
-    add_gradients,
-    chunks,
-    clear_unused,
-    row_functions,
+    cast_for_autocast,
+    check_range,
+    check_target,
+    check_tensors,
 )
+from nsr_fast.kernels.head_loop import active_rows, add_gradients, chunks, clear_unused
 
 FUSED = "triton_fused"
 
@@ -62,12 +60,30 @@ def linear_logprobs(
     """
     check_tensors({"hidden": hidden, "weight": weight, "target": target}, {"bias": bias})
     hidden, weight, bias = cast_for_autocast(hidden, weight, bias)
-    check_head(hidden, weight, target, bias, temperature, softcap, logits_dtype)
-    logits_dtype = torch.float32 if backend == FUSED else logits_dtype or hidden.dtype
-    check_backend(_of_rows(backend), hidden.device, logits_dtype)
-    options = (temperature, softcap, logits_dtype, backend)
-    logprob, entropy, lse = _forward(hidden, weight, bias, target, *options)
+    options = (temperature, softcap, hidden.dtype if logits_dtype is None else logits_dtype)
+    if not torch.compiler.is_compiling():  # a compiled program checks when it runs
+        _checked_head(hidden, weight, bias, target, *options, backend)
+    logprob, entropy, lse = _forward(hidden, weight, bias, target, *options, backend)
     return TokenLogprobs(logprob, entropy, lse.detach())
+
+
+def _checked_head(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    temperature: float,
+    softcap: float | None,
+    logits_dtype: torch.dtype,
+    backend: str,
+) -> Head:
+    """The arguments of the operators as a Head; its backend has the row kernels."""
+    if backend == FUSED:
+        backend, logits_dtype = "triton", torch.float32
+    head = Head(weight, bias, temperature, softcap, logits_dtype, backend)
+    head.check_hidden(hidden)
+    check_target(target, hidden)
+    return head
 
 
 @torch.library.custom_op("nsr_fast::linear_logprobs", mutates_args=())
@@ -81,22 +97,17 @@ def _forward(
     logits_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_targets(target, weight.shape[0])
+    head = _checked_head(hidden, weight, bias, target, temperature, softcap, logits_dtype, backend)
+    check_range(target, head.classes)
     if backend == FUSED:
-        fused = import_module("nsr_fast.kernels.linear_logprobs_triton").linear_stats
-        options = {"bias": bias, "temperature": temperature, "softcap": softcap}
-        stats = fused(hidden, weight, target, **options)
+        fused = import_module("nsr_fast.kernels.logprobs_triton").linear_stats
+        stats = fused(head, hidden, target)
         return stats.logprob.clone(), stats.entropy.clone(), stats.lse.clone()
-    backend = resolve_backend(backend, hidden.device, logits_dtype)
-    head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
-    row_stats = row_functions(head).row_stats
-    wide = torch.promote_types(logits_dtype, torch.float32)
-    results = hidden.new_empty(3, hidden.shape[0], dtype=wide)
+    results = hidden.new_empty(3, hidden.shape[0], dtype=head.dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        is_bad = (target < 0) | (target >= weight.shape[0])
-        safe = target.masked_fill(is_bad, 0)
-        for chunk in chunks(head, hidden, safe, None):
-            stats = row_stats(chunk.logits, chunk.target, **head.scaling())
+        is_bad = (target < 0) | (target >= head.classes)
+        for chunk in chunks(head, hidden, target.masked_fill(is_bad, 0), None):
+            stats = head.row_pass_(chunk.logits, chunk.target)
             results[:, chunk.rows] = torch.stack([stats.logprob, stats.entropy, stats.lse])
         results.masked_fill_(is_bad, torch.nan)
     logprob, entropy, lse = results
@@ -126,19 +137,15 @@ def _backward(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; an empty tensor where `wanted` is false."""
-    backend = resolve_backend(_of_rows(backend), hidden.device, logits_dtype)
-    head = Head(weight, bias, temperature, softcap, logits_dtype, backend, None)
-    row_grad_ = row_functions(head).row_grad_
+    head = _checked_head(hidden, weight, bias, target, temperature, softcap, logits_dtype, backend)
     buffers = _buffers(hidden, weight, bias, wanted)
-    kept = (buffer if want else None for buffer, want in zip(buffers, wanted))
-    gradients = Gradients(*kept)
+    gradients = Gradients(*(buffer if want else None for buffer, want in zip(buffers, wanted)))
     with torch.autocast(hidden.device.type, enabled=False):
         active = active_rows((grad_logprob != 0) | (grad_entropy != 0), hidden.device)
-        clear_unused(gradients, hidden.shape[0], active)
-        safe = target.clamp(0, weight.shape[0] - 1)
-        for chunk in chunks(head, hidden, safe, active):
-            rows = [x[chunk.rows] for x in (lse, entropy, grad_logprob, grad_entropy)]
-            row_grad_(chunk.logits, chunk.target, *rows, **head.scaling())
+        clear_unused(head, gradients, hidden.shape[0], active)
+        for chunk in chunks(head, hidden, target.clamp(0, head.classes - 1), active):
+            rows = [x[chunk.rows] for x in (grad_logprob, grad_entropy, lse, entropy)]
+            head.row_pass_(chunk.logits, chunk.target, *rows[:2], saved=tuple(rows[2:]))
             add_gradients(head, chunk, gradients)
     grad_hidden, grad_weight, grad_bias = buffers
     narrow = hidden.dtype
@@ -149,11 +156,6 @@ def _backward(
 def _(grad_logprob, grad_entropy, lse, entropy, hidden, weight, bias, target, *rest):
     grad_hidden, grad_weight, grad_bias = _buffers(hidden, weight, bias, rest[-1])
     return grad_hidden, grad_weight.to(hidden.dtype), grad_bias.to(hidden.dtype)
-
-
-def _of_rows(backend: str) -> str:
-    """The backend whose row kernels go with `backend`."""
-    return "triton" if backend == FUSED else backend
 
 
 def _buffers(
