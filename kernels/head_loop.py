@@ -64,13 +64,15 @@ def policy_rows(
     A target out of range (which only the CPU checks beforehand) makes its row NaN.
     """
     hidden, target = tokens.hidden, tokens.target
+    rows = hidden.new_zeros(len(ROW_NAMES), hidden.shape[0], dtype=head.dtype)
+    if hidden.is_meta:  # shapes alone
+        return rows
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         active = active_rows(tokens.token_weight != 0, hidden.device)
         clear_unused(head, gradients, hidden.shape[0], active)
         is_bad = (target < 0) | (target >= head.classes)
         weights = tokens.token_weight.to(hidden.device, head.dtype).masked_fill(is_bad, torch.nan)
         sides = [getattr(tokens, name) for name in SIDES]
-        rows = hidden.new_zeros(len(ROW_NAMES), hidden.shape[0], dtype=head.dtype)
         for chunk in chunks(head, hidden, target.masked_fill(is_bad, 0), active):
             side = [None if x is None else x[chunk.rows].to(head.dtype) for x in sides]
             inputs = [weights[chunk.rows], *side]
@@ -137,8 +139,6 @@ def default_chunk_rows(num_rows: int, vocab: int, dtype: torch.dtype, device: to
 
 def active_rows(is_active: Tensor, device: torch.device) -> Tensor | None:
     """Indices of the active rows, None when all are. Waits for the GPU unless given on the CPU."""
-    if is_active.is_meta:  # shapes alone
-        return None
     rows = is_active.nonzero().squeeze(1)
     if rows.numel() == is_active.numel():
         return None

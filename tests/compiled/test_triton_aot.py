@@ -18,11 +18,12 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from nsr_fast.kernels import adamw_triton, row_triton  # noqa: E402
-from nsr_fast.kernels import linear_logprobs_triton as head  # noqa: E402
+from nsr_fast.kernels import adamw_triton, rows_triton  # noqa: E402
+from nsr_fast.kernels import logprobs_triton as head  # noqa: E402
+from nsr_fast.kernels.sums_triton import IS_INTERPRETED  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    row_triton.IS_INTERPRETED, reason="TRITON_INTERPRET is set: nothing can be compiled"
+    IS_INTERPRETED, reason="TRITON_INTERPRET is set: nothing can be compiled"
 )
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 ARCHITECTURES = [80, 90, 100, 120]
@@ -92,14 +93,14 @@ ROWS = {
 
 
 def check_row(arch: int, dtype: str, operation: str, config: dict) -> None:
-    compiled = compile_for(arch, row_triton.row_kernel, dtype, config, **ROWS[operation])
+    compiled = compile_for(arch, rows_triton.row_kernel, dtype, config, **ROWS[operation])
     check_resources(compiled, arch)
     assert re.search(r"ld\.global[^;]*v4", compiled.asm["ptx"])
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_row_kernel_compiles(arch):
-    check_row(arch, "bf16", "stats_grad", row_triton.LARGE)
+    check_row(arch, "bf16", "stats_grad", rows_triton.LARGE)
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_row_kernel_compiles(arch):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("operation", ROWS)
 def test_row_kernel_compiles_in_every_variant(arch, dtype, operation):
-    for config in (row_triton.LARGE, row_triton.SMALL):
+    for config in (rows_triton.LARGE, rows_triton.SMALL):
         check_row(arch, dtype, operation, config)
 
 

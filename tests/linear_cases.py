@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels import reference
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels import rows_reference as reference
+from nsr_fast.kernels.policy_loss import linear_policy_loss
 
 ALL = ("hidden", "weight", "bias")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from linear_cases import head_case
 
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
-from nsr_fast.kernels.surrogates import PpoClip
+from nsr_fast.kernels.policy_loss import linear_policy_loss
+from nsr_fast.objective.terms import PpoClip
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from adamw_cases import (
 from torch import nn
 
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm, step_function
-from nsr_fast.kernels.backends import available_backends
+from nsr_fast.kernels.rows import available_backends
 from nsr_fast.train.optimizer import PolicyOptimizer
 
 pytestmark = [

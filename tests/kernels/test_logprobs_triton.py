@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from nsr_fast.kernels.linear_logprobs import linear_logprobs
+from nsr_fast.kernels.logprobs import linear_logprobs
 
 SCRIPT = """
 import torch
-from nsr_fast.kernels import reference
-from nsr_fast.kernels.linear_logprobs import linear_logprobs
+from nsr_fast.kernels import rows_reference as reference
+from nsr_fast.kernels.logprobs import linear_logprobs
 torch.manual_seed(0)
 hidden, weight, bias = torch.randn(9, 24), torch.randn(500, 24) / 3, torch.randn(500)
 target = torch.randint(0, 500, (9,))

@@ -25,13 +25,14 @@ from row_cases import (
     tile,
 )
 
-from nsr_fast.kernels.reference import RowStats
+from nsr_fast.kernels.rows import RowTile, prepare
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["-O2", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra"]
 FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 PATHS = {"auto": 0, "block": 1, "cluster": 2}
 FORWARD, REVERSE = 0, 1
+GIVEN = ("lse", "entropy", "c", "e")
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on PATH")
 
@@ -43,7 +44,7 @@ class RowArgs(ctypes.Structure):
         [("logits", ctypes.c_void_p), ("target", ctypes.c_void_p)]
         + [("rows", ctypes.c_int64), ("row_stride", ctypes.c_int64), ("vocab", ctypes.c_int)]
         + [("inv_temperature", ctypes.c_float), ("softcap", ctypes.c_float)]
-        + [(name, ctypes.c_void_p) for name in ("lse", "entropy", "c", "e")]
+        + [(name, ctypes.c_void_p) for name in GIVEN]
         + [(f"out_{name}", ctypes.c_void_p) for name in (*FIELDS, "greedy")]
     )
 
@@ -57,29 +58,27 @@ class Simulator:
         self.options = (order, drop, major, ctypes.c_int64(shared))
         self.taken = None
 
-    def row_stats(self, logits, target, **scaling):
-        return self._call("row_stats", logits, target, {}, **scaling)
+    def __call__(self, logits, target, c=None, e=None, *, saved=None, **scaling):
+        tile = RowTile(logits, target, backend="reference", **scaling)
+        stats, grad = prepare(tile, c, e, saved)
+        for name in FIELDS if stats else ():
+            getattr(stats, name).fill_(torch.nan)
+        self.launch(tile, stats, grad)
+        return stats
 
-    def row_grad_(self, logits, target, lse, entropy, c, e, **scaling):
-        rows = {"lse": lse, "entropy": entropy, "c": c, "e": e}
-        self._call("row_grad", logits, target, rows, **scaling)
-
-    def row_stats_grad_(self, logits, target, c, e, **scaling):
-        return self._call("row_stats_grad", logits, target, {"c": c, "e": e}, **scaling)
-
-    def _call(self, operation, logits, target, rows, *, temperature=1.0, softcap=None):
-        out = {name: torch.full((len(target),), torch.nan) for name in FIELDS}
-        out["greedy"] = torch.full((len(target),), 7, dtype=torch.uint8)
+    def launch(self, tile, stats, grad):
+        names = (["row"] + ["stats"] * (stats is not None)) + ["grad"] * (grad is not None)
+        logits, operation = tile.logits, "_".join(names)
         args = RowArgs(
             logits=logits.data_ptr(),
-            target=target.data_ptr(),
+            target=tile.target.data_ptr(),
             rows=logits.shape[0],
             row_stride=logits.stride(0),
             vocab=logits.shape[1],
-            inv_temperature=1.0 / temperature,
-            softcap=softcap or 0.0,
-            **{k: None if v is None else v.data_ptr() for k, v in rows.items()},
-            **{f"out_{k}": v.data_ptr() for k, v in out.items()},
+            inv_temperature=1.0 / tile.temperature,
+            softcap=tile.softcap or 0.0,
+            **{f"out_{k}": getattr(stats, k).data_ptr() for k in (*FIELDS, "greedy") if stats},
+            **{k: v.data_ptr() for k in GIVEN if (v := getattr(grad, k, None)) is not None},
         )
         message = ctypes.create_string_buffer(500)
         code = DTYPES.index(logits.dtype)
@@ -90,7 +89,6 @@ class Simulator:
         )
         if self.taken < 0:
             raise RuntimeError(message.value.decode())
-        return RowStats(**out | {"greedy": out["greedy"].bool()})
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,7 @@ def test_results_do_not_depend_on_the_thread_order(library, path):
     for order in [FORWARD, REVERSE, 2, 3, 4]:
         logits, target, _ = tile(2, 20_011, torch.float32, offset=1)
         simulator = Simulator(library, path, order=order)
-        stats = simulator.row_stats_grad_(logits, target, *coefficients(2))
+        stats = simulator(logits, target, *coefficients(2))
         assert simulator.taken == PATHS[path]
         results.append((stats.logprob, stats.entropy, stats.sum_p2_logp, logits))
     for result in results[1:]:
@@ -166,15 +164,13 @@ def test_results_do_not_depend_on_the_thread_order(library, path):
 def test_path_follows_the_device(library, machine, taken):
     logits, target, _ = tile(2, 4096, torch.float32)
     auto = Simulator(library, "auto", **machine)
-    auto.row_stats_grad_(logits, target, *coefficients(2))
+    auto(logits, target, *coefficients(2))
     assert auto.taken == PATHS[taken]
     if taken == "block":
         with pytest.raises(
             RuntimeError, match="no thread-block cluster here can hold a row of 4096"
         ):
-            Simulator(library, "cluster", **machine).row_stats_grad_(
-                logits, target, *coefficients(2)
-            )
+            Simulator(library, "cluster", **machine)(logits, target, *coefficients(2))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +183,7 @@ def test_a_removed_barrier_is_missed(library, barrier, path):
         original = logits.clone()
         c, e = coefficients(2)
         mutant = Simulator(library, path, order=order, drop=barrier)
-        stats = mutant.row_stats_grad_(logits, target, c, e)
+        stats = mutant(logits, target, c, e)
         try:
             check_stats(stats, original, target)
             check_gradient(logits, original, target, c, e)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from linear_cases import assert_as_good_as, check, head_case, run
 from row_cases import check_stats
+from row_cases import reference as reference_rows
 
-from nsr_fast.kernels import reference
-from nsr_fast.kernels.linear_logprobs import FUSED, linear_logprobs
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
+from nsr_fast.kernels import rows_reference as reference
+from nsr_fast.kernels.head import Head
+from nsr_fast.kernels.logprobs import FUSED, linear_logprobs
+from nsr_fast.kernels.policy_loss import linear_policy_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,21 +27,21 @@ def on_gpu(case: dict) -> dict:
 )
 @pytest.mark.parametrize("softcap", [None, 15.0])
 def test_fused_head_matches_float64(dtype, tokens, vocab, width, softcap):
-    from nsr_fast.kernels.linear_logprobs_triton import linear_stats
+    from nsr_fast.kernels.logprobs_triton import linear_stats
 
     case = on_gpu(head_case(tokens, vocab, width, dtype=dtype))
     hidden, weight, bias, target = (case[k] for k in ("hidden", "weight", "bias", "target"))
-    got = linear_stats(hidden, weight, target, bias=bias, temperature=0.8, softcap=softcap)
+    got = linear_stats(Head(weight, bias, 0.8, softcap, backend="triton"), hidden, target)
     logits = hidden.double() @ weight.double().t() + bias.double()
     # Tensor cores add float32 products with fewer guard bits than an FMA chain.
     check_stats(got, logits, target, slack=10.0, temperature=0.8, softcap=softcap)
 
 
 def test_fused_head_is_bitwise_repeatable():
-    from nsr_fast.kernels.linear_logprobs_triton import linear_stats
+    from nsr_fast.kernels.logprobs_triton import linear_stats
 
     case = on_gpu(head_case(2000, 30_011, 128, dtype=torch.bfloat16))
-    inputs = (case["hidden"], case["weight"], case["target"])
+    inputs = (Head(case["weight"], backend="triton"), case["hidden"], case["target"])
     first, second = linear_stats(*inputs), linear_stats(*inputs)
     assert torch.equal(first.logprob, second.logprob)
     assert torch.equal(first.sum_p2_logp, second.sum_p2_logp)
@@ -65,7 +67,7 @@ def test_float32_logits_of_bfloat16_heads(backend):
         assert_as_good_as(g, t, t.to(torch.bfloat16), name=name, eps=2e-2)
     wide = {k: v.double() for k, v in case.items() if v.is_floating_point()}
     logits = wide["hidden"] @ wide["weight"].t() + wide["bias"]
-    want = reference.row_stats(logits, case["target"])
+    want = reference_rows(logits, case["target"])
     assert (result.logprob.double() - want.logprob).abs().max() < 1e-5
 
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from linear_cases import assert_as_good_as
+from row_cases import reference, rows_of
 
-from nsr_fast.kernels import reference, row_cpu
+from nsr_fast.kernels.rows_cpu import instruction_sets
 
 FIELDS = ("logprob", "entropy", "lse", "sum_p2", "sum_p2_logp")
-ISAS = row_cpu.instruction_sets()
+backend = rows_of("cpu")
+ISAS = instruction_sets()
 
 
 def row_case(rows: int, vocab: int, *, scale: float = 3.0, dtype=torch.float32, seed: int = 0):
@@ -21,15 +23,15 @@ def check_all(logits, target, c, e, isa, *, grad_eps=None, **scaling):
     """Both ways to the gradient and the statistics, beside the same-dtype torch computation."""
     wide = logits.double()
     wide_e = None if e is None else e.double()
-    truth = reference.row_stats_grad_(wide, target, c.double(), wide_e, **scaling)
+    truth = reference(wide, target, c.double(), wide_e, **scaling)
     plain = logits.clone()
-    base = reference.row_stats_grad_(plain, target, c, e, **scaling)
+    base = reference(plain, target, c, e, **scaling)
     fused = logits.clone()
-    got = row_cpu.row_stats_grad_(fused, target, c, e, isa=isa, **scaling)
+    got = rows_of("cpu", isa)(fused, target, c, e, **scaling)
     split = logits.clone()
-    stats = row_cpu.row_stats(split, target, isa=isa, **scaling)
+    stats = rows_of("cpu", isa)(split, target, **scaling)
     assert torch.equal(split, logits)
-    row_cpu.row_grad_(split, target, stats.lse, stats.entropy, c, e, isa=isa, **scaling)
+    rows_of("cpu", isa)(split, target, c, e, saved=(stats.lse, stats.entropy), **scaling)
     for name in FIELDS:
         assert torch.equal(getattr(got, name), getattr(stats, name))
         eps = 2e-6 if name != "lse" else 1e-6
@@ -85,7 +87,7 @@ def test_masked_vocabulary_entries_get_no_probability(isa):
     target[0] = 4099
     check_all(logits, target, c, e, isa)
     grad = logits.clone()
-    row_cpu.row_stats_grad_(grad, target, c, None, isa=isa)
+    rows_of("cpu", isa)(grad, target, c, None)
     assert bool((grad[:, ::3] == 0).all())
 
 
@@ -110,7 +112,7 @@ def test_nan_and_infinity_are_passed_on(place, bad, isa):
     logits, target, c, _ = row_case(3, 5000)
     logits[1] = -torch.inf
     logits[1, place] = bad
-    stats = row_cpu.row_stats_grad_(logits, target, c, None, isa=isa)
+    stats = rows_of("cpu", isa)(logits, target, c, None)
     assert stats.logprob.isnan().tolist() == [False, True, False]
     assert stats.lse.isnan()[1] and stats.entropy.isnan()[1] and logits[1].isnan().any()
     assert not stats.greedy[1] and logits[[0, 2]].isfinite().all()
@@ -121,7 +123,7 @@ def test_rows_without_coefficients_become_zero_even_if_nan(isa):
     logits, target, c, e = row_case(4, 99)
     logits[1:3] = torch.nan
     c[1:3], e[1:3] = 0.0, 0.0
-    row_cpu.row_stats_grad_(logits, target, c, e, isa=isa)
+    rows_of("cpu", isa)(logits, target, c, e)
     assert bool((logits[1:3] == 0).all()) and bool((logits[0] != 0).any())
 
 
@@ -130,8 +132,8 @@ def test_tile_may_be_a_slice_of_a_wider_buffer():
     wide = torch.full((4, 120), 7.0)
     wide[:, 3:104] = logits
     expected = logits.clone()
-    row_cpu.row_stats_grad_(expected, target, c, e)
-    row_cpu.row_stats_grad_(wide[:, 3:104], target, c, e)
+    backend(expected, target, c, e)
+    backend(wide[:, 3:104], target, c, e)
     assert torch.equal(wide[:, 3:104], expected)
     assert bool((wide[:, :3] == 7).all()) and bool((wide[:, 104:] == 7).all())
 
@@ -143,7 +145,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     for count in (1, 2, 5):
         torch.set_num_threads(count)
         copy = logits.clone()
-        stats = row_cpu.row_stats_grad_(copy, target, c, e)
+        stats = backend(copy, target, c, e)
         results.append(torch.cat([copy.flatten(), stats.logprob, stats.entropy]))
     torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
@@ -151,21 +153,21 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 
 def test_gradient_rows_sum_to_zero():
     logits, target, c, e = row_case(9, 20_011)
-    row_cpu.row_stats_grad_(logits, target, c, e)
+    backend(logits, target, c, e)
     assert logits.double().sum(dim=1).abs().max() < 1e-5
 
 
 def test_bad_tiles_are_refused():
     logits, target, c, _ = row_case(4, 10)
-    with pytest.raises(ValueError, match="float32 or bfloat16"):
-        row_cpu.row_stats(logits.double(), target)
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        backend(logits.double(), target)
     with pytest.raises(ValueError, match="unit stride"):
-        row_cpu.row_stats(logits.t(), torch.zeros(10, dtype=torch.int64))
+        backend(logits.t(), torch.zeros(10, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"target: expected contiguous \[4\] int64"):
-        row_cpu.row_stats(logits, target[:3])
+        backend(logits, target[:3])
     with pytest.raises(ValueError, match=r"target: expected values in \[0, 10\), got \[-1, "):
-        row_cpu.row_stats(logits, target.index_fill(0, torch.tensor([1]), -1))
+        backend(logits, target.index_fill(0, torch.tensor([1]), -1))
     with pytest.raises(ValueError, match=r"c: expected \[4\]"):
-        row_cpu.row_stats_grad_(logits, target, c[:2], None)
+        backend(logits, target, c[:2], None)
     with pytest.raises(ValueError, match="isa"):
-        row_cpu.row_stats(logits, target, isa="vax")
+        rows_of("cpu", "vax")(logits, target)

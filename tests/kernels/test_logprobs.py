@@ -4,8 +4,9 @@ import pytest
 import torch
 from linear_cases import ALL, assert_as_good_as, head_case, leaves
 
-from nsr_fast.kernels import chunks, reference
-from nsr_fast.kernels.linear_logprobs import linear_logprobs
+from nsr_fast.kernels import head_loop
+from nsr_fast.kernels import rows_reference as reference
+from nsr_fast.kernels.logprobs import linear_logprobs
 
 BACKENDS = ["reference", "cpu"]
 
@@ -39,7 +40,7 @@ def test_logprobs_and_gradients_match_float64(tokens, vocab, width, dtype, backe
 def test_several_chunks_give_what_one_gives(monkeypatch):
     case = head_case(100, 64, 8)
     whole, _ = run(linear_logprobs, case)
-    monkeypatch.setitem(chunks._TILE_BYTES, "cpu", 64 * 4 * 32)
+    monkeypatch.setitem(head_loop._TILE_BYTES, "cpu", 64 * 4 * 32)
     parts, _ = run(linear_logprobs, case)
     assert torch.equal(whole[0], parts[0])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts))

@@ -12,31 +12,17 @@ from row_cases import (
     check_zero_coefficients,
     coefficients,
     extreme_tile,
+    rows_of,
     tile,
 )
 
-from nsr_fast.kernels import row_cuda
-from nsr_fast.kernels.backends import available_backends, row_kernels
+from nsr_fast.kernels import rows_cuda
+from nsr_fast.kernels.rows import RowTile, available_backends, prepare
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-
-
-class CudaPath:
-    """row_cuda with a fixed path."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def row_stats(self, *args, **options):
-        return row_cuda.row_stats(*args, path=self.path, **options)
-
-    def row_stats_grad_(self, *args, **options):
-        return row_cuda.row_stats_grad_(*args, path=self.path, **options)
-
-    row_grad_ = staticmethod(row_cuda.row_grad_)
 
 
 @pytest.fixture(params=["cuda block", "cuda cluster", "triton"])
@@ -48,7 +34,7 @@ def backend(request):
         pytest.fail(f"backend {name}: {reason}")
     if path == "cluster" and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("clusters need sm_90")
-    return row_kernels(name) if name == "triton" else CudaPath(path)
+    return rows_of(name, path or "auto")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,7 +78,7 @@ def test_more_than_two_to_the_31_logits(backend):
     c, e = coefficients(rows, "cuda")
     seen = torch.tensor([0, 1, 7000, 14_133, 14_134, 14_135, rows - 1], device="cuda")
     original = logits[seen].clone()
-    stats = backend.row_stats_grad_(logits, target, c, e)
+    stats = backend(logits, target, c, e)
     picked = type(stats)(*(getattr(stats, name)[seen] for name in stats.__slots__))
     check_stats(picked, original, target[seen])
     check_gradient(logits[seen], original, target[seen], c[seen], e[seen])
@@ -105,7 +91,7 @@ def test_same_bits_twice(backend):
     results = []
     for _ in range(2):
         logits, target, _ = tile(300, 50_257, torch.bfloat16, device="cuda")
-        stats = backend.row_stats_grad_(logits, target, *coefficients(300, "cuda"))
+        stats = backend(logits, target, *coefficients(300, "cuda"))
         results.append((logits, stats.logprob, stats.entropy, stats.sum_p2_logp))
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
@@ -119,7 +105,7 @@ def test_kernels_run_on_the_current_stream(backend):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on another stream would overtake the copy
         logits.copy_(source)
-        stats = backend.row_stats(logits, target)
+        stats = backend(logits, target)
     stream.synchronize()
     check_stats(stats, source, target)
 
@@ -128,11 +114,11 @@ def test_kernels_can_be_captured_in_a_graph(backend):
     logits, target, _ = tile(64, 32_000, torch.bfloat16, device="cuda")
     source = logits.clone()
     c, e = coefficients(64, "cuda")
-    backend.row_stats_grad_(logits, target, c, e)  # compiled and loaded before the capture
+    backend(logits, target, c, e)  # compiled and loaded before the capture
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        stats = backend.row_stats_grad_(logits, target, c, e)
+        stats = backend(logits, target, c, e)
     logits.copy_(source)
     graph.replay()
     check_stats(stats, source, target)
@@ -144,11 +130,9 @@ def test_auto_takes_the_cluster_on_hopper_and_leaves_the_device_alone():
         pytest.fail(available_backends()["cuda"])
     logits, target, _ = tile(4, 151_936, torch.bfloat16, device="cuda")
     c, e = coefficients(4, "cuda")
-    stats = row_cuda.empty_stats(logits)
-    addresses = [c.data_ptr(), e.data_ptr()]
-    arguments = (row_cuda._tile(logits, target, 1.0, None), row_cuda._addresses(stats), *addresses)
+    tile_ = RowTile(logits, target, backend="cuda")
     wanted = "cluster" if torch.cuda.get_device_capability()[0] >= 9 else "block"
-    assert row_cuda._cuda.row_stats_grad(*arguments, "auto") == wanted
+    assert rows_cuda.launch(tile_, *prepare(tile_, c, e, None)) == wanted
     assert torch.cuda.current_device() == 0
 
 

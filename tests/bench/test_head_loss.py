@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from nsr_fast.kernels.bench import Case, peak_bytes, peaked_inputs
-from nsr_fast.kernels.bench_run import run_bench
+from nsr_fast.bench.head_loss import Case, peaked_inputs, run_bench
+from nsr_fast.bench.timing import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--cpu", "--tokens", "64", "--vocab", "300", "--widths", "16", "--repeats", "1"]

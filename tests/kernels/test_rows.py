@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsr_fast.kernels import backends
+from nsr_fast.kernels import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_backend_is_usable_or_says_why():
-    available = backends.available_backends()
+    available = rows.available_backends()
     assert list(available) == ["cuda", "triton", "cpu", "reference"]
     assert available["cpu"] is None and available["reference"] is None
     assert all(reason is None or reason for reason in available.values())
@@ -21,26 +21,26 @@ def test_every_backend_is_usable_or_says_why():
 
 def test_auto_takes_the_compiled_kernel_where_it_serves():
     cpu = torch.device("cpu")
-    assert backends.resolve_backend("auto", cpu, torch.float32) == "cpu"
-    assert backends.resolve_backend("auto", cpu, torch.bfloat16) == "cpu"
-    assert backends.resolve_backend("auto", cpu, torch.float64) == "reference"
-    assert backends.resolve_backend("auto", torch.device("meta"), torch.float32) == "reference"
+    assert rows.resolve_backend("auto", cpu, torch.float32) == "cpu"
+    assert rows.resolve_backend("auto", cpu, torch.bfloat16) == "cpu"
+    assert rows.resolve_backend("auto", cpu, torch.float64) == "reference"
+    assert rows.resolve_backend("auto", torch.device("meta"), torch.float32) == "reference"
 
 
 def test_a_dtype_the_named_backend_lacks_is_refused():
     with pytest.raises(ValueError, match=r"'cpu' takes logits of float32, bfloat16, got torch.flo"):
-        backends.resolve_backend("cpu", torch.device("cpu"), torch.float64)
+        rows.resolve_backend("cpu", torch.device("cpu"), torch.float64)
 
 
 def test_a_device_the_named_backend_lacks_is_refused():
     with pytest.raises(ValueError, match="'cpu' works on CPU tensors, not on meta"):
-        backends.resolve_backend("cpu", torch.device("meta"), torch.float32)
+        rows.resolve_backend("cpu", torch.device("meta"), torch.float32)
 
 
 def test_an_absent_backend_raises_with_its_reason(monkeypatch):
-    monkeypatch.setitem(backends._MODULES, "cuda", "nsr_fast.kernels.row_that_is_not_there")
+    monkeypatch.setitem(rows._MODULES, "cuda", "nsr_fast.kernels.rows_that_are_not_there")
     with pytest.raises(RuntimeError, match="backend 'cuda' is not available: cannot import"):
-        backends.resolve_backend("cuda", torch.device("cuda"), torch.float32)
+        rows.resolve_backend("cuda", torch.device("cuda"), torch.float32)
 
 
 def test_importing_the_operations_loads_no_heavy_package():

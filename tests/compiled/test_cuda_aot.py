@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nsr_fast.kernels.row_cuda import runs_on
+from nsr_fast.kernels.rows_cuda import runs_on
 
 triton = pytest.importorskip("triton")  # its wheel brings cuobjdump
 

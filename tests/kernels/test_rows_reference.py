@@ -1,9 +1,8 @@
-"""kernels/reference.py, the definition of the row operations, against autograd in float64."""
+"""kernels/rows_reference.py, the definition of the row operations, against autograd in float64."""
 
 import pytest
 import torch
-
-from nsr_fast.kernels import reference
+from row_cases import reference
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -22,8 +21,8 @@ def test_row_operations_are_the_derivative_of_logprob_and_entropy(softcap, has_e
     ((c * logprob).sum() + (0 if e is None else (e * entropy).sum())).backward()
     options = {"temperature": 0.7, "softcap": softcap}
     fused, split = logits.clone(), logits.clone()
-    stats = reference.row_stats_grad_(fused, target, c, e, **options)
-    reference.row_grad_(split, target, stats.lse, stats.entropy, c, e, **options)
+    stats = reference(fused, target, c, e, **options)
+    reference(split, target, c, e, saved=(stats.lse, stats.entropy), **options)
     assert torch.allclose(fused, x.grad) and torch.allclose(split, x.grad)
     assert torch.allclose(stats.logprob, logprob) and torch.allclose(stats.entropy, entropy)
     assert torch.allclose(stats.lse, (z / 0.7).logsumexp(dim=1))
@@ -33,13 +32,13 @@ def test_row_operations_are_the_derivative_of_logprob_and_entropy(softcap, has_e
 
 def test_greedy_counts_ties_and_never_a_masked_target():
     logits = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 2.0], [-torch.inf] * 3])
-    stats = reference.row_stats(logits, torch.tensor([2, 2, 0]))
+    stats = reference(logits, torch.tensor([2, 2, 0]))
     assert stats.greedy.tolist() == [True, False, False]
 
 
 def test_a_row_of_only_minus_infinity_is_defined():
     logits = torch.full((1, 4), -torch.inf)
-    stats = reference.row_stats_grad_(logits, torch.tensor([1]), torch.ones(1), torch.ones(1))
+    stats = reference(logits, torch.tensor([1]), torch.ones(1), torch.ones(1))
     assert stats.logprob.item() == stats.lse.item() == -torch.inf
     assert stats.entropy.item() == stats.sum_p2.item() == stats.sum_p2_logp.item() == 0.0
     assert logits.tolist() == [[0.0, 1.0, 0.0, 0.0]]
@@ -47,5 +46,5 @@ def test_a_row_of_only_minus_infinity_is_defined():
 
 def test_rows_without_coefficients_become_zero_even_if_nan():
     logits = torch.tensor([[torch.nan, 1.0], [2.0, 1.0]])
-    reference.row_stats_grad_(logits, torch.tensor([0, 0]), torch.tensor([0.0, 1.0]), None)
+    reference(logits, torch.tensor([0, 0]), torch.tensor([0.0, 1.0]), None)
     assert logits[0].tolist() == [0.0, 0.0] and logits[1, 0] > 0

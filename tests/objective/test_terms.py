@@ -3,18 +3,9 @@
 import pytest
 import torch
 
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
-from nsr_fast.kernels.surrogates import (
-    Cispo,
-    PolicyGradient,
-    PpoClip,
-    Surrogate,
-    TokenRows,
-    TokenTerms,
-    find_surrogate,
-    register_surrogate,
-    surrogate_key,
-)
+from nsr_fast.kernels.head import TokenRows, TokenTerms
+from nsr_fast.kernels.policy_loss import linear_policy_loss
+from nsr_fast.objective.terms import Cispo, PolicyGradient, PpoClip, Surrogate
 
 
 def rows(tokens: int = 400) -> TokenRows:
@@ -106,11 +97,10 @@ def test_bad_numbers_are_named(change):
         PpoClip(**change)
 
 
-@pytest.mark.parametrize(
-    "surrogate", [PpoClip(0.1, 0.3, 4.0, sampler_cap=2.0, kl="k1", kl_coef=0.5), Cispo(0.2)]
-)
-def test_a_surrogate_survives_the_way_through_an_operator(surrogate):
-    assert find_surrogate(*surrogate_key(surrogate)) == surrogate
+def test_needs_names_the_side_inputs_that_are_read():
+    assert PolicyGradient().needs == () and Cispo().needs == ("old_logprob",)
+    every = PpoClip(sampler_cap=2.0, kl="k1", kl_coef=0.5).needs
+    assert every == ("old_logprob", "sampler_logprob", "ref_logprob")
 
 
 def head():
@@ -134,14 +124,13 @@ def test_a_user_function_of_the_same_form_is_used():
     entropy = -(logp.exp() * logp).sum(1)
     loss = (-w * (1 - chosen.exp()) * chosen + 0.1 * entropy**2).sum()
     expected = torch.autograd.grad(loss, [hidden, weight])
-    for surrogate in (focal, register_surrogate(focal)):
-        got = linear_policy_loss(hidden, weight, target, w, surrogate=surrogate, chunk_rows=6).loss
-        assert torch.allclose(got, loss, atol=1e-5)
-        for a, b in zip(torch.autograd.grad(got, [hidden, weight]), expected):
-            assert torch.allclose(a, b, atol=1e-5)
+    got = linear_policy_loss(hidden, weight, target, w, surrogate=focal, chunk_rows=6).loss
+    assert torch.allclose(got, loss, atol=1e-5)
+    for a, b in zip(torch.autograd.grad(got, [hidden, weight]), expected):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_a_user_class_is_registered_by_being_defined():
+def test_a_user_class_needs_its_policy_term_alone():
     class Half(Surrogate):
         def policy_term(self, r: TokenRows) -> TokenTerms:
             return TokenTerms(-0.5 * r.token_weight * r.logprob, -0.5 * r.token_weight)

@@ -1,6 +1,7 @@
 """The verb `nsr-fast check`: passes here, and notices a backend that is wrong."""
 
-from nsr_fast.kernels import check, row_cpu
+from nsr_fast.bench import check
+from nsr_fast.kernels import rows_cpu
 
 
 def test_every_backend_of_this_machine_is_good(capsys):
@@ -11,13 +12,13 @@ def test_every_backend_of_this_machine_is_good(capsys):
 
 
 def test_a_wrong_backend_is_noticed(monkeypatch):
-    right = row_cpu.row_stats_grad_
+    right = rows_cpu.launch
 
-    def slightly_wrong(logits, *args, **options):
-        stats = right(logits, *args, **options)
-        logits[0, -1] += 1e-3
-        return stats
+    def slightly_wrong(tile, stats, grad):
+        right(tile, stats, grad)
+        if grad is not None:
+            tile.logits[0, -1] += 1e-3
 
-    monkeypatch.setattr(row_cpu, "row_stats_grad_", slightly_wrong)
+    monkeypatch.setattr(rows_cpu, "launch", slightly_wrong)
     results = {(r.backend, r.dtype): r.is_good for r in check.check_backends()}
     assert results["cpu", "float32"] is False and results["reference", "float32"] is True

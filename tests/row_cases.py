@@ -3,13 +3,26 @@
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels import reference
+from nsr_fast.kernels.rows import RowStats, RowTile, row_pass_
 
 FIELDS = ("logprob", "entropy", "lse", "sum_p2", "sum_p2_logp")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Half a unit in the last place of the stored gradient, and where it turns absolute.
 ROUNDING = {torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 6e-4}
 FLOOR = {torch.float32: 3e-6, torch.bfloat16: 3e-6, torch.float16: 1e-5}
+
+
+def rows_of(backend: str, force: str = "auto"):
+    """row_pass_ of a backend as the checks call it: (logits, target, c, e, saved=, **scaling)."""
+
+    def run(logits, target, c=None, e=None, *, saved=None, **scaling):
+        tile = RowTile(logits, target, backend=backend, force=force, **scaling)
+        return row_pass_(tile, c, e, saved=saved)
+
+    return run
+
+
+reference = rows_of("reference")
 
 
 def tile(rows: int, vocab: int, dtype: torch.dtype, *, offset=0, gap=0, seed=0, device="cpu"):
@@ -49,11 +62,9 @@ def extreme_tile(dtype: torch.dtype, device="cpu") -> tuple[Tensor, Tensor]:
     return logits, target
 
 
-def check_stats(
-    got: reference.RowStats, logits: Tensor, target: Tensor, *, slack=1.0, **scaling
-) -> None:
+def check_stats(got: RowStats, logits: Tensor, target: Tensor, *, slack=1.0, **scaling) -> None:
     """Against float64 on the same device; lse to the rounding of its own magnitude."""
-    want = reference.row_stats(logits.double(), target, **scaling)
+    want = reference(logits.double(), target, **scaling)
     size = want.lse.nan_to_num(posinf=0.0, neginf=0.0).abs()
     for name in FIELDS:
         value, truth = getattr(got, name).double(), getattr(want, name)
@@ -76,9 +87,7 @@ def check_gradient(
 ) -> None:
     """A stored gradient against float64; slack widens the bound (per row if a tensor [R, 1])."""
     want = logits.double()
-    reference.row_stats_grad_(
-        want, target, c.double(), None if e is None else e.double(), **scaling
-    )
+    reference(want, target, c.double(), None if e is None else e.double(), **scaling)
     bound = (FLOOR[got.dtype] + ROUNDING[got.dtype] * want.nan_to_num().abs()) * slack
     check_close(got.double(), want, bound, "gradient")
 
@@ -94,18 +103,16 @@ def check_close(value: Tensor, truth: Tensor, bound: Tensor, name: str) -> None:
 
 
 def check_rows(backend, logits: Tensor, target: Tensor, *, buffer=None, slack=1.0, **scaling):
-    """row_stats, row_stats_grad_ and row_grad_ on one tile; the tile's bits are used up."""
+    """Statistics, both at once, and the gradient alone on one tile; the tile's bits are used up."""
     c, e = coefficients(len(target), logits.device)
     original = logits.clone()
-    stats = backend.row_stats(logits, target, **scaling)
+    stats = backend(logits, target, **scaling)
     check_stats(stats, original, target, **scaling)
     assert torch.equal(logits.nan_to_num(), original.nan_to_num())
-    check_stats(
-        backend.row_stats_grad_(logits, target, c, e, **scaling), original, target, **scaling
-    )
+    check_stats(backend(logits, target, c, e, **scaling), original, target, **scaling)
     check_gradient(logits, original, target, c, e, slack=slack, **scaling)
     logits.copy_(original)
-    backend.row_grad_(logits, target, stats.lse, stats.entropy, c, e, **scaling)
+    backend(logits, target, c, e, saved=(stats.lse, stats.entropy), **scaling)
     # A float32 lse of magnitude m carries m 6e-8 into log p.
     rounding = 1.0 + 0.05 * stats.lse.nan_to_num(posinf=0.0, neginf=0.0).abs()[:, None]
     check_gradient(logits, original, target, c, e, slack=slack * rounding, **scaling)
@@ -119,7 +126,7 @@ def check_nan_stays_in_its_row(backend, device="cpu") -> None:
     logits[1, 77] = torch.nan
     original = logits.clone()
     c, e = coefficients(3, device)
-    stats = backend.row_stats_grad_(logits, target, c, e)
+    stats = backend(logits, target, c, e)
     assert stats.logprob.isnan().tolist() == [False, True, False]
     assert not stats.greedy[1] and logits[1].isnan().all()
     keep = torch.tensor([0, 2], device=device)
@@ -129,7 +136,7 @@ def check_nan_stays_in_its_row(backend, device="cpu") -> None:
 def check_zero_coefficients(backend, device="cpu") -> None:
     logits, target, buffer = tile(2, 1001, torch.bfloat16, offset=3, gap=1, device=device)
     logits[1] = torch.nan
-    backend.row_stats_grad_(logits, target, torch.zeros(2, device=device), None)
+    backend(logits, target, torch.zeros(2, device=device), None)
     assert (logits == 0).all()
     assert buffer[:3].isnan().all() and buffer[1004].isnan()
 
@@ -137,7 +144,7 @@ def check_zero_coefficients(backend, device="cpu") -> None:
 def check_target_outside(backend, bad: int, device="cpu") -> None:
     logits, target, _ = tile(2, 400, torch.float32, device=device)
     target[1] = bad
-    stats = backend.row_stats_grad_(logits, target, coefficients(2, device)[0], None)
+    stats = backend(logits, target, coefficients(2, device)[0], None)
     assert stats.logprob.isnan().tolist() == [False, True]
     assert logits.isnan().any(dim=1).tolist() == [False, True]
     assert stats.lse.isfinite().all()
