@@ -74,9 +74,7 @@ cpu = Pybind11Extension(
 )
 files = sorted([*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")])
 cuda = Extension("nsr_fast._cuda", files, include_dirs=cpu.include_dirs, optional=CUDA == "auto")
-AREAS = ["data", "evaluate", "kernels", "memory", "objective", "reward", "reward/code"]
-AREAS += ["reward/math", "rollout", "train"]
-folders = ["nsr_fast", *(f"nsr_fast/{a}" for a in AREAS if os.path.isdir(f"nsr_fast/{a}"))]
-packages = [folder.replace("/", ".") for folder in folders]
+modules = glob("nsr_fast/**/*.py", recursive=True)
+packages = sorted({os.path.dirname(path).replace("/", ".") for path in modules})
 cpu_and_cuda = [cpu] if obstacle else [cpu, cuda]
 setup(ext_modules=cpu_and_cuda, cmdclass={"build_ext": BuildExt}, packages=packages)

@@ -10,17 +10,21 @@ compare the process time. Appends JSON lines to benchmarks/results/adamw.jsonl.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from nsr_fast.bench.timing import (
+    Inputs,
+    append_lines,
+    machine_fields,
+    peak_bytes,
+    time_interleaved,
+)
 from nsr_fast.kernels.adamw import adamw_step_
-from nsr_fast.kernels.backends import available_backends
-from nsr_fast.kernels.bench import Inputs, peak_bytes, time_interleaved
-from nsr_fast.kernels.bench_run import machine_fields
+from nsr_fast.kernels.rows import available_backends
 from nsr_fast.train.optimizer import PolicyOptimizer
 
 RESULTS = Path(__file__).parent / "results" / "adamw.jsonl"
@@ -149,9 +153,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device("cpu" if options.cpu else "cuda")
     lines = run_cases(options.parameters, device, options.repeats)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    append_lines(options.out, lines)
 
 
 if __name__ == "__main__":

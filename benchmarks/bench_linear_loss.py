@@ -2,14 +2,14 @@
 
     python benchmarks/bench_linear_loss.py --cpu              CPU table (two cores, some minutes)
     python benchmarks/bench_linear_loss.py --peers           GPU table, peers of the extra `bench`
-Options as in nsr_fast/kernels/bench_run.py; --no-record leaves benchmarks/results/ alone.
+Options as in nsr_fast/bench/head_loss.py; --no-record leaves benchmarks/results/ alone.
 """
 
-import json
 import sys
 from pathlib import Path
 
-from nsr_fast.kernels.bench_run import run_bench
+from nsr_fast.bench.head_loss import run_bench
+from nsr_fast.bench.timing import append_lines
 
 RESULTS = Path(__file__).parent / "results" / "bench_linear_loss.jsonl"
 
@@ -18,9 +18,7 @@ def main(arguments: list[str]) -> None:
     record = "--no-record" not in arguments
     lines = run_bench([word for word in arguments if word != "--no-record"])
     if record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        append_lines(RESULTS, lines)
         print(f"\n{len(lines)} lines appended to {RESULTS.relative_to(Path.cwd())}")
 
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "shared_weights.jsonl"
@@ -141,10 +140,11 @@ class MemoryMeter:
     def __init__(self) -> None:
         import torch
 
+        from nsr_fast.bench.timing import ResidentPeak
+
         self._on_cuda = torch.cuda.is_available()
         if not self._on_cuda:
-            Path("/proc/self/clear_refs").write_text("5")
-            self._before = status_bytes("VmRSS")
+            self._resident = ResidentPeak()
 
     def peak_bytes(self) -> int:
         """CUDA: what the allocator and vLLM's pools hold at most, the KV cache included."""
@@ -152,13 +152,7 @@ class MemoryMeter:
 
         if self._on_cuda:
             return torch.cuda.max_memory_reserved()
-        return status_bytes("VmHWM") - self._before
-
-
-def status_bytes(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+        return self._resident.bytes()
 
 
 def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
@@ -208,6 +202,8 @@ def copies_saved(lines: list[dict]) -> float:
 def main() -> None:
     import torch
 
+    from nsr_fast.bench.timing import append_lines, code_fields
+
     sizes = (24, 896, 151_936, 512) if torch.cuda.is_available() else (14, 768, 32_003, 32)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, size in zip(("layers", "hidden", "vocab", "completion"), sizes, strict=True):
@@ -221,11 +217,7 @@ def main() -> None:
         print(json.dumps(line))
         return
     lines = compare(options.layers, options.hidden, options.vocab, options.completion)
-    options.out.parent.mkdir(exist_ok=True)
-    with open(options.out, "a") as file:
-        for line in lines:
-            line |= {"benchmark": "shared_weights", "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-            file.write(json.dumps(line) + "\n")
+    append_lines(options.out, (x | {"benchmark": "shared_weights"} | code_fields() for x in lines))
     first = lines[0]
     print(f"{first['num_parameters'] / 1e6:.0f} M parameters, {first['dtype']}, {first['device']}")
     for line in lines:

@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "step.jsonl"
@@ -27,6 +26,7 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
+    from nsr_fast.bench.timing import ResidentPeak
     from nsr_fast.model.attention import PACKED_ATTENTION
     from nsr_fast.model.batch import TrainSequence, pack
     from nsr_fast.model.load import hidden_states
@@ -76,8 +76,7 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
         else:
             accumulate_gradients(policy, batches, settings)
 
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = status_bytes("VmRSS"), time.process_time()
+    meter, started = ResidentPeak(), time.process_time()
     step()
     return {
         "method": method,
@@ -86,15 +85,9 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
         "H": hidden,
         "threads": threads,
         "cpu_s": round(time.process_time() - started, 2),
-        "peak_bytes": status_bytes("VmHWM") - before,
+        "peak_bytes": meter.bytes(),
         "torch": torch.__version__,
     }
-
-
-def status_bytes(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def main() -> None:
@@ -109,15 +102,14 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, *shape)))
         return
-    RESULTS.parent.mkdir(exist_ok=True)
+    from nsr_fast.bench.timing import append_lines, code_fields
+
     for method in METHODS:
         command = [sys.executable, __file__, "--measure", method, "--tokens", str(shape[0])]
         command += ["--vocab", str(shape[1]), "--hidden", str(shape[2]), "--threads", str(shape[3])]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         line = json.loads(done.stdout.strip().splitlines()[-1])
-        line |= {"benchmark": "step", "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-        with open(RESULTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(RESULTS, [line | {"benchmark": "step"} | code_fields()])
         print(f"{method:22} {line['peak_bytes'] / 2**20:7.0f} MiB  {line['cpu_s']:6.2f} CPU s")
 
 

@@ -14,14 +14,13 @@ benchmarks/results/trainer.jsonl.
 import argparse
 import json
 import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
+from nsr_fast.bench.timing import append_lines, code_fields
 from nsr_fast.model.attention import PACKED_ATTENTION, attention_note
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.model.batch import TrainSequence
@@ -107,7 +106,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     policy = random_policy(options.layers, options.hidden, options.vocab)
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     for tokens in options.tokens:
         line = {
             "op": "trainer_step",
@@ -118,13 +116,10 @@ def main() -> None:
             **measure(policy, tokens, options.repeats),
             "gpu": torch.cuda.get_device_name() if DEVICE.type == "cuda" else None,
             "torch": torch.__version__,
-            "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            **code_fields(),
         }
         print(json.dumps(line))
-        options.out.parent.mkdir(exist_ok=True)
-        with open(options.out, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(options.out, [line])
 
 
 if __name__ == "__main__":

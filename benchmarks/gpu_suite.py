@@ -70,9 +70,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--wheels", type=Path, help="folder of peers' wheels")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--tests", nargs="+", default=["tests/kernels", "tests/train/test_varlen.py"]
-    )
+    parser.add_argument("--tests", nargs="+", default=["tests/gpu", "tests/train/test_varlen.py"])
     parser.add_argument("--no-build", action="store_true")
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--scripts", action="store_true", help="at most ten minutes more")
@@ -101,6 +99,8 @@ def environment() -> dict:
     import torch
     import triton
 
+    from nsr_fast.bench.timing import code_fields
+
     if not torch.cuda.is_available():
         raise SystemExit("gpu_suite: torch finds no CUDA device")
     major, minor = torch.cuda.get_device_capability()
@@ -113,9 +113,7 @@ def environment() -> dict:
         "cuda": torch.version.cuda,
         "nvcc": output_of(["nvcc", "--version"]).split("release ")[-1].split(",")[0],
         "driver": output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
-        "commit": output_of(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    } | code_fields()
     print(json.dumps(line))
     return line
 
@@ -194,7 +192,7 @@ def sanitize() -> list[dict]:
     lines = []
     for tool in ("memcheck", "racecheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-        command += ["-m", "pytest", "-m", "gpu", "-x", "tests/kernels/test_gpu_rows.py"]
+        command += ["-m", "pytest", "-m", "gpu", "-x", "tests/gpu/test_gpu_rows.py"]
         command += ["-k", "(extreme or nan_zero or (every_edge and 4099)) and cuda"]
         if shutil.which(command[0]) is None:
             lines.append({"op": tool, "not_run": "compute-sanitizer is not on PATH"})

@@ -1,4 +1,4 @@
-// AdamwArgs as a Python class of either extension module; kernels/adamw_native.py makes them.
+// AdamwArgs as a Python class of either extension module; kernels/adamw.py makes them.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,8 +1,9 @@
 """Fused AdamW: one pass over gradient and moments that writes the weight where it lies.
 
 kernels/adamw_reference.py states the formula; every backend gives its bits (a NaN may have another
-payload). A bfloat16 weight is written from a float32 master, or with stochastic rounding and no
-master: at a learning rate of 1e-6 rounding to nearest would lose nearly every update.
+payload): C++ and CUDA C++ are called here, the third is kernels/adamw_triton.py. A bfloat16 weight
+is written from a float32 master, or with stochastic rounding and no master: at a learning rate of
+1e-6 rounding to nearest would lose nearly every update.
 """
 
 import math
@@ -13,16 +14,13 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels import row_cpu
-from nsr_fast.kernels.adamw_native import sum_of_squares
 from nsr_fast.kernels.adamw_reference import AdamwScalars, rounding_key
-from nsr_fast.kernels.backends import resolve_backend
-from nsr_fast.kernels.checks import text
+from nsr_fast.kernels.rows import backend_reason, resolve_backend, text
 
 _STEPS = {
     "reference": ("nsr_fast.kernels.adamw_reference", "step_"),
-    "cpu": ("nsr_fast.kernels.adamw_native", "step_cpu_"),
-    "cuda": ("nsr_fast.kernels.adamw_native", "step_cuda_"),
+    "cpu": ("nsr_fast.kernels.adamw", "step_cpu_"),
+    "cuda": ("nsr_fast.kernels.adamw", "step_cuda_"),
     "triton": ("nsr_fast.kernels.adamw_triton", "step_"),
 }
 # Kernels index with 32 bits; a longer tensor is stepped in pieces, each with its own rounding key.
@@ -68,7 +66,8 @@ def adamw_step_(
     Source   arXiv 1711.05101; checked by tests/kernels/test_adamw.py
     """
     _check(weight, grad, exp_avg, exp_avg_sq, master, seed)
-    _check_numbers(weight, step, learning_rate, beta1, beta2, eps, weight_decay, grad_scale)
+    numbers = {"step": step, "beta1": beta1, "beta2": beta2, "learning_rate": learning_rate}
+    _check_numbers(weight, grad_scale, numbers | {"eps": eps, "weight_decay": weight_decay})
     step_ = step_function(backend, weight.device, weight.dtype)
     tensors = (weight, grad, exp_avg, exp_avg_sq, master)
     scalars = {
@@ -107,7 +106,7 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     numbers is 1e-3 too small); elsewhere torch's. bfloat16 is squared in float32.
     """
     dtypes = (torch.float32, torch.bfloat16)
-    if all(g.dtype in dtypes and row_cpu.reason_unavailable(g.device) is None for g in grads):
+    if all(g.dtype in dtypes and backend_reason("cpu", g.device) is None for g in grads):
         total = sum(sum_of_squares(g.contiguous()) for g in grads)
         return torch.tensor(math.sqrt(total), dtype=torch.float32)
     norms = [
@@ -115,6 +114,76 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
         for g in grads
     ]
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def step_cpu_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    scalars: AdamwScalars,
+    *,
+    isa: str = "auto",
+) -> None:
+    """adamw_reference.step_ on CPU tensors, in torch's number of threads; `isa` forces an
+    instruction set (tests)."""
+    from nsr_fast import _cpu
+
+    tensors = (weight, grad, exp_avg, exp_avg_sq, master)
+    args = _arguments(_cpu.Adamw, tensors, scalars, float(scalars.grad_scale), 0)
+    _cpu.adamw_step(args, torch.get_num_threads(), isa)
+
+
+def step_cuda_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    scalars: AdamwScalars,
+) -> None:
+    """adamw_reference.step_ on CUDA tensors, on torch's current stream; nothing waits."""
+    from nsr_fast import _cuda
+
+    scale, tensors = scalars.grad_scale, (weight, grad, exp_avg, exp_avg_sq, master)
+    value, address = (1.0, scale.data_ptr()) if isinstance(scale, Tensor) else (scale, 0)
+    args = _arguments(_cuda.Adamw, tensors, scalars, value, address)
+    device = weight.device
+    _cuda.adamw_step(args, device.index, torch.cuda.current_stream(device).cuda_stream)
+
+
+def sum_of_squares(x: Tensor, *, isa: str = "auto") -> float:
+    """Sum of x^2 of a contiguous float32 or bfloat16 CPU tensor; float64 above 16,384 elements."""
+    from nsr_fast import _cpu
+
+    is_half = x.dtype == torch.bfloat16
+    return _cpu.sum_of_squares(x.data_ptr(), x.numel(), is_half, torch.get_num_threads(), isa)
+
+
+def _arguments(
+    make: type,
+    tensors: tuple[Tensor | None, ...],
+    scalars: AdamwScalars,
+    grad_scale: float,
+    grad_scale_at: int,
+) -> object:
+    """AdamwArgs of csrc/adamw.h; grad_scale_at is the address of a factor on the device, or 0."""
+    weight, grad, *_ = tensors
+    key0, key1 = scalars.key or (0, 0)
+    names = ("weight", "grad", "exp_avg", "exp_avg_sq", "master")
+    numbers = ("step_size", "decay", "blend1", "beta2", "blend2", "inv_bias2_sqrt", "eps")
+    return make(
+        **{name: 0 if x is None else x.data_ptr() for name, x in zip(names, tensors)},
+        **{name: getattr(scalars, name) for name in numbers},
+        grad_scale=grad_scale,
+        grad_scale_at=grad_scale_at,
+        count=weight.numel(),
+        is_weight_half=weight.dtype == torch.bfloat16,
+        is_grad_half=grad.dtype == torch.bfloat16,
+        key0=key0,
+        key1=key1,
+    )
 
 
 def _check(
@@ -148,25 +217,16 @@ def _check(
         raise ValueError(f"seed: expected {want}, got {seed!r}")
 
 
-def _check_numbers(
-    weight: Tensor,
-    step: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    grad_scale: float | Tensor,
-) -> None:
-    if step < 1:
-        raise ValueError(f"step: expected an integer >= 1, got {step!r}")
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"{name}: expected a number in [0, 1), got {beta!r}")
-    numbers = {"learning_rate": learning_rate, "eps": eps, "weight_decay": weight_decay}
+def _check_numbers(weight: Tensor, grad_scale: float | Tensor, numbers: dict[str, float]) -> None:
     for name, value in numbers.items():
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+        if name == "step":
+            want, is_good = "an integer >= 1", value >= 1
+        elif name.startswith("beta"):
+            want, is_good = "a number in [0, 1)", 0.0 <= value < 1.0
+        else:
+            want, is_good = "a finite number >= 0", 0.0 <= value < math.inf
+        if not is_good:
+            raise ValueError(f"{name}: expected {want}, got {value!r}")
     if not isinstance(grad_scale, Tensor):
         return
     is_scalar = grad_scale.dim() == 0 and grad_scale.dtype == torch.float32

@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from nsr_fast.kernels.adamw_reference import AdamwScalars
-from nsr_fast.kernels.row_triton import on_device
 
 CONFIG = {"BLOCK_N": 1024, "num_warps": 4, "enable_fp_fusion": False}
 
@@ -97,7 +96,7 @@ def step_(
     scale, key = scalars.grad_scale, scalars.key or (0, 0)
     is_half, is_tensor = weight.dtype == torch.bfloat16, isinstance(scale, Tensor)
     key0, key1 = (word - (word >> 31 << 32) for word in key)  # as int32, one compiled kernel
-    with on_device(weight):
+    with torch.cuda.device_of(weight):
         adamw_kernel[(triton.cdiv(weight.numel(), CONFIG["BLOCK_N"]),)](
             weight_ptr=weight.view(torch.int16) if is_half else weight,
             grad_ptr=grad,

@@ -66,3 +66,6 @@ def store_stats(outputs_ptr, greedy_ptr, row, num_rows, mask, top, s, t, q, r, z
     tl.store(outputs_ptr + 3 * num_rows + row, q / (safe * safe), mask=mask)
     tl.store(outputs_ptr + 4 * num_rows + row, (r * LN2 - log_sum * q) / (safe * safe), mask=mask)
     tl.store(greedy_ptr + row, (s > 0.0) & (z_target >= top), mask=mask)
+
+
+IS_INTERPRETED = not isinstance(store_stats, triton.runtime.JITFunction)

@@ -8,9 +8,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "linear_policy_loss": "nsr_fast.kernels.linear_policy_loss",
-    "linear_logprobs": "nsr_fast.kernels.linear_logprobs",
-    "available_backends": "nsr_fast.kernels.backends",
+    "linear_policy_loss": "nsr_fast.kernels.policy_loss",
+    "linear_logprobs": "nsr_fast.kernels.logprobs",
+    "available_backends": "nsr_fast.kernels.rows",
     "Objective": "nsr_fast.objective",
     "Verdict": "nsr_fast.reward",
     "verify_math": "nsr_fast.reward",

@@ -94,7 +94,7 @@ def _verify(words: list[str]) -> int:
 def _check(words: list[str]) -> int:
     if words:
         raise InputError(f"check: takes no options, got {' '.join(words)}")
-    from nsr_fast.kernels.check import run_check
+    from nsr_fast.bench.check import run_check
 
     return 0 if run_check() else 1
 
@@ -102,7 +102,7 @@ def _check(words: list[str]) -> int:
 def _bench(words: list[str]) -> None:
     import torch
 
-    from nsr_fast.kernels.bench_run import run_bench
+    from nsr_fast.bench.head_loss import run_bench
 
     run_bench(words if torch.cuda.is_available() else ["--cpu", *words])
 

@@ -23,7 +23,7 @@ def environment() -> dict:
     """A JSON-ready description of software and hardware; loads torch, not vLLM."""
     import torch
 
-    from nsr_fast.kernels.backends import available_backends
+    from nsr_fast.kernels.rows import available_backends
     from nsr_fast.rollout.engine import engine_reasons
 
     gpus = [

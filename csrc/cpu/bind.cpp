@@ -1,5 +1,5 @@
 // nsr_fast._cpu: the CPU kernels behind raw addresses and integers, free of torch headers. The Python
-// side (kernels/row_cpu.py, kernels/adamw.py) checks shapes, dtypes and targets; here only what C++ itself
+// side (kernels/rows_cpu.py, kernels/adamw.py) checks shapes, dtypes and targets; here only what C++ itself
 // relies on.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,5 +1,5 @@
 // nsr_fast._cuda: the CUDA kernels behind addresses and integers, free of torch headers. The Python
-// side (kernels/row_cuda.py, kernels/adamw.py) checks shapes and dtypes; here only what C++ itself
+// side (kernels/rows_cuda.py, kernels/adamw.py) checks shapes and dtypes; here only what C++ itself
 // relies on.
 #include <cuda_runtime.h>
 #include <pybind11/pybind11.h>

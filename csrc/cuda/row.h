@@ -1,5 +1,5 @@
 // The three row operations on a tile of logits [rows, vocab], as the host sees them; their
-// definition is kernels/reference.py. All pointers are device pointers; arrays have `rows` entries,
+// definition is kernels/rows_reference.py. All pointers are device pointers; arrays have `rows` entries,
 // at least one.
 #pragma once
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from nsr_fast.config import ObjectiveKeys
-from nsr_fast.kernels.surrogates import PolicyGradient, PpoClip, SurrogateFn
+from nsr_fast.objective.terms import PolicyGradient, PpoClip, TermsFn
 from nsr_fast.objective.weights import weigh_by_sign
 from nsr_fast.types import Group
 
@@ -104,7 +104,7 @@ class Objective:
         return num_rows
 
     @property
-    def terms(self) -> SurrogateFn | None:
+    def terms(self) -> TermsFn | None:
         """TokenRows -> TokenTerms; None: -w logprob, which the fused row pass computes itself."""
         cap = self.importance_sampling_cap
         if "old" in self.needs:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels.linear_logprobs import linear_logprobs
-from nsr_fast.kernels.linear_policy_loss import PolicyLoss, linear_policy_loss
+from nsr_fast.kernels.logprobs import linear_logprobs
+from nsr_fast.kernels.policy_loss import PolicyLoss, linear_policy_loss
 from nsr_fast.model.batch import MicroBatch, hidden_states
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective

@@ -11,15 +11,17 @@ from row_cases import (
     check_target_outside,
     check_zero_coefficients,
     extreme_tile,
+    rows_of,
     tile,
 )
 
-from nsr_fast.kernels import row_triton
-from nsr_fast.kernels.backends import resolve_backend
-from nsr_fast.kernels.linear_logprobs_triton import linear_stats
+from nsr_fast.kernels.head import Head
+from nsr_fast.kernels.logprobs_triton import linear_stats
+from nsr_fast.kernels.rows import resolve_backend
 
 # The interpreter cuts a float32 off when it stores bfloat16; GPUs round to nearest.
 SLACK = {torch.float32: 1.0, torch.bfloat16: 2.0, torch.float16: 1.0}
+backend = rows_of("triton")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
@@ -28,44 +30,46 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_rows_match_float64_at_every_edge(dtype, vocab):
     for offset, gap in [(0, 0), (5, 3)]:
         logits, target, buffer = tile(3, vocab, dtype, offset=offset, gap=gap)
-        check_rows(row_triton, logits, target, buffer=buffer, slack=SLACK[dtype])
+        check_rows(backend, logits, target, buffer=buffer, slack=SLACK[dtype])
 
 
 @pytest.mark.parametrize("temperature, softcap", [(0.6, None), (1.7, 30.0), (1.0, 5.0)])
 def test_temperature_and_softcap(temperature, softcap):
     logits, target, _ = tile(4, 777, torch.float32)
     logits[0, :100] *= 1e-3  # the small-argument branch of tanh
-    check_rows(row_triton, logits, target, temperature=temperature, softcap=softcap)
+    check_rows(backend, logits, target, temperature=temperature, softcap=softcap)
 
 
 def test_vocabulary_of_qwen():
     logits, target, _ = tile(1, 151_936, torch.bfloat16)
-    check_rows(row_triton, logits, target, slack=2.0)
+    check_rows(backend, logits, target, slack=2.0)
 
 
 def test_extreme_rows():
-    check_rows(row_triton, *extreme_tile(torch.float32))
+    check_rows(backend, *extreme_tile(torch.float32))
 
 
 def test_nan_zero_coefficients_and_bad_targets():
-    check_nan_stays_in_its_row(row_triton)
-    check_zero_coefficients(row_triton)
+    check_nan_stays_in_its_row(backend)
+    check_zero_coefficients(backend)
     for bad in (-1, 400, 2**40):
-        check_target_outside(row_triton, bad)
+        check_target_outside(backend, bad)
 
 
 def test_backend_is_refused_where_it_cannot_work():
     assert resolve_backend("triton", torch.device("cpu"), torch.float32) == "triton"
-    with pytest.raises(ValueError, match="float32, bfloat16 or float16"):
-        row_triton.row_stats(torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0]))
+    with pytest.raises(ValueError, match="float32, bfloat16, float16"):
+        backend(torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0]))
     with pytest.raises(ValueError, match="unit stride"):
-        row_triton.row_stats(torch.zeros(4, 3).t(), torch.tensor([0, 0, 0]))
-    assert row_triton.row_stats(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).lse.shape == (
-        0,
-    )
+        backend(torch.zeros(4, 3).t(), torch.tensor([0, 0, 0]))
+    assert backend(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).lse.shape == (0,)
 
 
 # ---- the tile-fused head ----------------------------------------------------------------------
+
+
+def stats_of(hidden, weight, target, **options):
+    return linear_stats(Head(weight, backend="triton", **options), hidden, target)
 
 
 def head(tokens: int, vocab: int, width: int, dtype: torch.dtype, seed: int = 0):
@@ -84,7 +88,7 @@ def head(tokens: int, vocab: int, width: int, dtype: torch.dtype, seed: int = 0)
 def test_head_matches_float64_without_storing_logits(dtype, tokens, vocab, width):
     hidden, weight, target = head(tokens, vocab, width, dtype)
     logits = hidden.double() @ weight.double().t()
-    check_stats(linear_stats(hidden, weight, target), logits, target)
+    check_stats(stats_of(hidden, weight, target), logits, target)
 
 
 @pytest.mark.parametrize("softcap", [None, 15.0])
@@ -95,15 +99,13 @@ def test_head_with_bias_temperature_and_softcap(softcap):
     target[-1] = 3
     scaling = {"temperature": 0.7, "softcap": softcap}
     logits = hidden.double() @ weight.double().t() + bias.double()
-    check_stats(
-        linear_stats(hidden, weight, target, bias=bias, **scaling), logits, target, **scaling
-    )
+    check_stats(stats_of(hidden, weight, target, bias=bias, **scaling), logits, target, **scaling)
 
 
 def test_head_is_bitwise_repeatable_and_takes_no_tokens():
     hidden, weight, target = head(5, 3000, 32, torch.bfloat16)
-    first, second = (linear_stats(hidden, weight, target) for _ in range(2))
+    first, second = (stats_of(hidden, weight, target) for _ in range(2))
     assert torch.equal(first.logprob, second.logprob) and torch.equal(first.entropy, second.entropy)
-    assert linear_stats(hidden[:0], weight, target[:0]).logprob.shape == (0,)
+    assert stats_of(hidden[:0], weight, target[:0]).logprob.shape == (0,)
     with pytest.raises(ValueError, match="float64"):
-        linear_stats(hidden.double(), weight.double(), target)
+        stats_of(hidden.double(), weight.double(), target)

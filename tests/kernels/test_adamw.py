@@ -17,10 +17,10 @@ from adamw_cases import (
     state,
 )
 
-from nsr_fast.kernels import adamw, adamw_native, adamw_reference, row_cpu
+from nsr_fast.kernels import adamw, adamw_reference, rows_cpu
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
 
-ISAS = row_cpu.instruction_sets()
+ISAS = rows_cpu.instruction_sets()
 BACKENDS = ["reference", "cpu"]
 
 
@@ -30,7 +30,7 @@ def moments(x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_cpu_gives_the_bits_of_the_reference(isa):
-    step_ = partial(adamw_native.step_cpu_, isa=isa)
+    step_ = partial(adamw.step_cpu_, isa=isa)
     check_every_size_and_alignment(step_)
     check_non_finite(step_)
     check_extreme_rounding(step_)
@@ -48,11 +48,11 @@ def test_cpu_result_does_not_depend_on_the_threads(variant):
     for number in (1, 3):
         torch.set_num_threads(number)
         s = state(70_003, variant)
-        adamw_native.step_cpu_(*s.tensors(), scalars(3, seed=seed_of(variant)))
+        adamw.step_cpu_(*s.tensors(), scalars(3, seed=seed_of(variant)))
         results.append(s.outputs())
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results))
-    check_bits(adamw_native.step_cpu_, 70_003, variant)
+    check_bits(adamw.step_cpu_, 70_003, variant)
 
 
 def hundred_steps(learning_rate: float, weight_decay: float, size: float, backend: str):
@@ -257,7 +257,7 @@ def test_sum_of_squares_of_every_instruction_set(isa):
         x = torch.arange(1, 131).to(dtype)  # squares and sums below 2^24: exact
         for count in (1, 5, 64, 130):
             want = count * (count + 1) * (2 * count + 1) // 6
-            assert adamw_native.sum_of_squares(x[:count], isa=isa) == want
+            assert adamw.sum_of_squares(x[:count], isa=isa) == want
 
 
 def test_bad_arguments_are_refused():

@@ -1,4 +1,4 @@
-"""vocab_parallel_policy_loss in 2 and 3 gloo processes against the unsharded operation."""
+"""policy_pass over a sharded head in 2 and 3 gloo processes against the unsharded operation."""
 
 import multiprocessing
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from linear_cases import assert_as_good_as, head_case, leaves
 
-from nsr_fast.kernels.linear_policy_loss import linear_policy_loss
-from nsr_fast.kernels.surrogates import PpoClip
-from nsr_fast.kernels.vocab_parallel import vocab_parallel_policy_loss
+from nsr_fast.kernels.head import SIDES, Head, PassOptions, TokenInputs
+from nsr_fast.kernels.policy_loss import linear_policy_loss, policy_pass
+from nsr_fast.kernels.vocab_parallel import vocab_shard
+from nsr_fast.objective.terms import PpoClip
 
 SIZES = {2: [37, 64], 3: [1, 50, 50]}
 OPTIONS = {
@@ -55,16 +56,14 @@ def worker(rank: int, world: int, folder: str) -> None:
             case = case_of(dtype)
             hidden, weight, bias = leaves(case, "hidden", "weight", "bias")
             weight, bias = (x.detach()[rows].clone().requires_grad_() for x in (weight, bias))
-            result = vocab_parallel_policy_loss(
-                hidden,
-                weight,
-                case["target"],
-                case["token_weight"],
-                bias=bias,
-                chunk_rows=8,
-                shard_sizes=sizes if name == "plain" else None,
-                **options,
-            )
+            shard = vocab_shard(len(weight), sizes if name == "plain" else None)
+            scaling = {key: options[key] for key in ("temperature", "softcap") if key in options}
+            head = Head(weight, bias, **scaling, chunk_rows=8, shard=shard)
+            side = {key: options[key] for key in SIDES if key in options}
+            tokens = TokenInputs(hidden, case["target"], case["token_weight"], **side)
+            entropy_coef = options.get("entropy_coef", 0.0)
+            terms = options.get("surrogate")
+            result = policy_pass(head, tokens, terms, PassOptions(entropy_coef))
             path = f"{folder}/{dtype}-{name}-{rank}.pt"
             torch.save(outputs(result, [hidden, weight, bias]), path)
     refusals = [refusal(shard_sizes=[5] * world), refusal(target=torch.tensor([101]))]
@@ -75,9 +74,10 @@ def worker(rank: int, world: int, folder: str) -> None:
 def refusal(target: torch.Tensor | None = None, shard_sizes: list[int] | None = None) -> str:
     case = head_case(1, SIZES[dist.get_world_size()][dist.get_rank()], 3)
     target = case["target"] * 0 if target is None else target
-    args = (case["hidden"], case["weight"], target, case["token_weight"])
+    tokens = TokenInputs(case["hidden"], target, case["token_weight"])
     with pytest.raises(ValueError) as error:
-        vocab_parallel_policy_loss(*args, shard_sizes=shard_sizes)
+        shard = vocab_shard(len(case["weight"]), shard_sizes)
+        policy_pass(Head(case["weight"], shard=shard), tokens)
     return str(error.value)
 
 

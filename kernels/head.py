@@ -1,0 +1,302 @@
+"""What goes into the linear operations and what travels through them: types that check themselves.
+
+A constructor raises ValueError with name, expected and got; below it nothing is checked again.
+    Head         the vocabulary projection and how its logits are read
+    TokenInputs  hidden rows and one number a token each: target, weight, side inputs
+    TokenRows -> TokenTerms   a chunk of complete rows -> loss, c = dloss/dlogprob, e =
+                 dloss/dentropy: the form of a token-local loss (nsr_fast/objective/terms.py)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nsr_fast.kernels.rows import RowStats, RowTile, resolve_backend, row_pass_, text
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_SINGLE = torch.finfo(torch.float32)
+
+
+class Shard(Protocol):
+    """One process's part of a head that several hold: kernels/vocab_parallel.py."""
+
+    classes: int  # rows of the whole head
+
+    def row_pass_(self, head: "Head", logits, target, c, e, saved) -> RowStats | None:
+        """Head.row_pass_ on this part's columns, with the statistics of the whole row."""
+
+    def add_up_(self, grad_hidden: Tensor) -> None:
+        """Sum the hidden gradient over the processes, in place."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """The vocabulary projection and how its logits are read.
+
+    weight        [V, D]  contiguous; bias [V] of its dtype
+    temperature, softcap  u = softcap * tanh(x / softcap) / temperature
+    logits_dtype  None: that of weight; torch.float32: logits kept and read in float32
+    backend       "auto" or a name; resolved here
+    chunk_rows    rows of one logits tile; None: chosen by size
+    vocab         number of valid rows: those from here on are padding that no token uses. They are
+                  never computed, have no probability, and their gradient is zero
+    shard         the rows of weight are part of a head that several processes hold
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    temperature: float = 1.0
+    softcap: float | None = None
+    logits_dtype: torch.dtype | None = None
+    backend: str = "auto"
+    chunk_rows: int | None = None
+    vocab: int | None = None
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        weight = self.weight
+        _check_matrix("weight", weight)
+        vocab = weight.shape[0]
+        if vocab == 0:
+            raise ValueError(f"weight: expected [V, D] with V >= 1, got {text(weight)}")
+        _check_bias(self.bias, weight)
+        for name in ("temperature", "softcap"):
+            _check_positive(name, getattr(self, name))
+        dtype = weight.dtype if self.logits_dtype is None else self.logits_dtype
+        if dtype not in (torch.float32, weight.dtype):
+            want = f"float32 or {weight.dtype} (that of hidden)"
+            raise ValueError(f"logits_dtype: expected {want}, got {dtype}")
+        _check_count("chunk_rows", self.chunk_rows, 2**63 - 1)
+        _check_count("vocab", self.vocab, vocab)
+        object.__setattr__(self, "logits_dtype", dtype)
+        backend = resolve_backend(self.backend, weight.device, dtype)
+        object.__setattr__(self, "backend", backend)
+
+    @property
+    def valid(self) -> tuple[Tensor, Tensor | None]:
+        """weight [v, D] and bias [v] without the padding."""
+        keep = slice(self.vocab)
+        return self.weight[keep], None if self.bias is None else self.bias[keep]
+
+    @property
+    def classes(self) -> int:
+        """Number of tokens that can have a probability; every target lies below it."""
+        return self.shard.classes if self.shard is not None else self.vocab or len(self.weight)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of statistics and losses: float32, float64 for float64 logits."""
+        return torch.promote_types(self.logits_dtype, torch.float32)
+
+    def check_hidden(self, hidden: Tensor) -> None:
+        """hidden [T, D] goes with this head."""
+        weight, width = self.weight, hidden.shape[1]
+        if weight.shape[1] != width or weight.device != hidden.device:
+            want = f"[V, D]=[V, {width}] on {hidden.device} like hidden"
+            raise ValueError(f"weight: expected {want}, got {text(weight)}")
+        if weight.dtype != hidden.dtype:
+            want = f"{hidden.dtype} like hidden"
+            cure = "cast one of them or use torch.autocast"
+            raise ValueError(f"weight: expected {want}, got {weight.dtype}; {cure}")
+
+    def row_pass_(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        c: Tensor | None = None,
+        e: Tensor | None = None,
+        saved: tuple[Tensor, Tensor] | None = None,
+    ) -> RowStats | None:
+        """rows.row_pass_ over a tile [C, v] of this head's logits; over all shards of its rows."""
+        if self.shard is not None:
+            return self.shard.row_pass_(self, logits, target, c, e, saved)
+        return row_pass_(self.tile(logits, target), c, e, saved=saved)
+
+    def tile(self, logits: Tensor, target: Tensor, backend: str | None = None) -> RowTile:
+        return RowTile(logits, target, self.temperature, self.softcap, backend or self.backend)
+
+
+SIDES = ("old_logprob", "sampler_logprob", "ref_logprob")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenInputs:
+    """What the loss reads of each token.
+
+    hidden        [T, D]  contiguous
+    target        [T]     int64
+    token_weight  [T]     signed; 0 skips the row. It may live on the CPU while hidden does not
+    old_logprob, sampler_logprob, ref_logprob   [T] or None
+    """
+
+    hidden: Tensor
+    target: Tensor
+    token_weight: Tensor
+    old_logprob: Tensor | None = None
+    sampler_logprob: Tensor | None = None
+    ref_logprob: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_matrix("hidden", self.hidden)
+        check_target(self.target, self.hidden)
+        for name in ("token_weight", *SIDES):
+            x, device = getattr(self, name), self.hidden.device
+            if x is None:
+                continue
+            if name == "token_weight" and x.device.type == "cpu":
+                device = x.device
+            if x.shape != self.target.shape or not x.is_floating_point() or x.device != device:
+                want = f"[T]={list(self.target.shape)} float32 on {device}"
+                raise ValueError(f"{name}: expected {want}, got {text(x)}")
+
+    def check_terms(self, terms: "TermsFn | None") -> None:
+        """terms is a callable whose side inputs are here."""
+        if terms is not None and (not callable(terms) or isinstance(terms, type)):
+            raise ValueError(f"surrogate: expected None or a callable, got {terms!r}")
+        for name in getattr(terms, "needs", ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name}: expected [T], got None; {terms!r} reads it")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRows:
+    """One chunk of active rows, all [C] float32; the last three are None when not given."""
+
+    logprob: Tensor
+    entropy: Tensor
+    token_weight: Tensor
+    old_logprob: Tensor | None = None
+    sampler_logprob: Tensor | None = None
+    ref_logprob: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenTerms:
+    """What TermsFn returns, all [C]: loss, c, e (None: zeros), rows whose ratio was clipped."""
+
+    loss: Tensor
+    c: Tensor
+    e: Tensor | None = None
+    is_clipped: Tensor | None = None
+
+    def check(self, token_weight: Tensor) -> None:
+        for name in ("loss", "c", "e"):
+            x = getattr(self, name)
+            if x is None and name == "e":
+                continue
+            is_vector = isinstance(x, Tensor) and x.shape == token_weight.shape
+            if not is_vector or x.dtype != token_weight.dtype:
+                got = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else repr(x)
+                want = f"{list(token_weight.shape)} {token_weight.dtype}"
+                raise ValueError(f"surrogate: expected {name} as {want}, got {got}")
+
+
+# One that reads side inputs may name them in an attribute `needs`, a tuple of names in SIDES.
+TermsFn = Callable[[TokenRows], TokenTerms]
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How the pass runs: see linear_policy_loss, whose arguments these are."""
+
+    entropy_coef: float = 0.0
+    tail_mass: float = 0.0
+    accumulate_into_grad: bool = False
+
+    def __post_init__(self) -> None:
+        x = self.entropy_coef
+        is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
+        if not is_number or not abs(x) < float("inf"):
+            raise ValueError(f"entropy_coef: expected a finite number, got {x!r}")
+        if self.tail_mass != 0.0:
+            got = repr(self.tail_mass)
+            raise ValueError(f"tail_mass: only 0.0 (exact gradients) is offered, got {got}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gradients:
+    """Buffers to fill, None where no gradient is wanted. accumulate adds to weight and bias."""
+
+    hidden: Tensor | None  # [T, D], zero in the rows that are not active
+    weight: Tensor | None  # [V, D]
+    bias: Tensor | None  # [V]
+    accumulate: bool = False
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.hidden is not None or self.weight is not None or self.bias is not None
+
+
+def check_tensors(required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
+    """Every value a tensor; those of `optional` may be None."""
+    for name, x in {**required, **optional}.items():
+        if not isinstance(x, Tensor) and not (x is None and name not in required):
+            raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
+
+
+def cast_for_autocast(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """hidden, weight and bias as torch.nn.functional.linear sees them: cast when autocast is on."""
+    kind = hidden.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return hidden, weight, bias
+    if hidden.dtype == torch.float64:
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def check_target(target: Tensor, hidden: Tensor) -> None:
+    """[T] int64 beside hidden [T, D]; its values are looked at by check_range."""
+    tokens, device = hidden.shape[0], hidden.device
+    if target.shape != (tokens,) or target.dtype != torch.int64 or target.device != device:
+        raise ValueError(f"target: expected [T]=[{tokens}] int64 on {device}, got {text(target)}")
+
+
+def check_range(target: Tensor, classes: int, is_active: Tensor | None = None) -> None:
+    """Values of the targets of active rows; on the CPU only, where looking costs nothing."""
+    if target.device.type != "cpu" or target.numel() == 0:
+        return
+    is_bad = (target < 0) | (target >= classes)
+    if is_active is not None:
+        is_bad &= is_active
+    if bool(is_bad.any()):
+        row = int(is_bad.nonzero()[0])
+        got = f"{int(target[row])} in row {row}"
+        raise ValueError(f"target: expected values in [0, {classes}), got {got}")
+
+
+def _check_matrix(name: str, x: Tensor) -> None:
+    if x.dim() != 2 or x.dtype not in _FLOATS:
+        raise ValueError(f"{name}: expected 2 axes of a floating dtype, got {text(x)}")
+    if not x.is_contiguous():
+        got = f"strides {x.stride()}; call .contiguous()"
+        raise ValueError(f"{name}: expected contiguous rows, got {got}")
+
+
+def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
+    if bias is None:
+        return
+    if bias.shape != weight.shape[:1] or bias.device != weight.device:
+        want = f"[V]={list(weight.shape[:1])} on {weight.device}"
+        raise ValueError(f"bias: expected {want}, got {text(bias)}")
+    if bias.dtype != weight.dtype:
+        raise ValueError(f"bias: expected {weight.dtype} like weight, got {bias.dtype}")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    """None, or above 0 and finite in float32, and so is its inverse (kernels divide by it)."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and (not is_number or not _SINGLE.tiny <= value <= 1.0 / _SINGLE.tiny):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+
+
+def _check_count(name: str, value: int | None, most: int) -> None:
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and (not is_count or not 1 <= value <= most):
+        bound = "" if most >= 2**62 else f" and <= {most}"
+        raise ValueError(f"{name}: expected None or an integer >= 1{bound}, got {value!r}")

@@ -1,0 +1,1 @@
+"""Measuring: what the verbs `bench` and `check` and the scripts in benchmarks/ share."""
