@@ -58,7 +58,8 @@ def evaluate_policy(
     for start in range(0, len(prompts), prompts_at_once):
         part = prompts[start : start + prompts_at_once]
         seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
-        for group in collect(engine, reward, part, sampling, seeds):
+        scoring = reward.open(mask_truncated=False)
+        for group in collect(engine, scoring, part, sampling, seeds):
             correct.append(sum(rollout.is_correct is True for rollout in group.rollouts))
             logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)
             tokens += sum(len(r.token_ids) for r in group.rollouts)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from nsr_fast.config import ObjectiveKeys
-from nsr_fast.objective.terms import PolicyGradient, PpoClip, TermsFn
+from nsr_fast.kernels.head import TermsFn
+from nsr_fast.objective.terms import PolicyGradient, PpoClip
 from nsr_fast.objective.weights import weigh_by_sign
 from nsr_fast.types import Group
 

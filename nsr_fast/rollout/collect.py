@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from nsr_fast.reward.reward import Reward
+from nsr_fast.reward.reward import Scoring
 from nsr_fast.rollout.engine import Engine
 from nsr_fast.types import Budget, Group, Prompt, Rollout, Sampling
 
@@ -11,7 +11,7 @@ _WAIT_FOR_ALL = Budget()
 
 def collect(
     engine: Engine,
-    reward: Reward,
+    scoring: Scoring,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seeds: Sequence[int],
@@ -21,10 +21,10 @@ def collect(
 ) -> list[Group]:
     """The groups in the order of the prompts, every rollout with the engine's and reward's fields.
 
+    scoring      of this call alone: reward.open()
     seeds        one a prompt; sample j of prompt i draws its noise from seeds[i] + j
     on_sampled   called when the last rollout is there and only rewards are waited for
     """
-    scoring = reward.open()
     held: list[dict[int, Rollout]] = [{} for _ in prompts]
     for index, sample, rollout in engine.generate(prompts, sampling, seeds, budget):
         held[index][sample] = rollout

@@ -46,7 +46,7 @@ def run_round(
 
     groups = collect(
         engine,
-        learner.reward,
+        learner.reward.open(),
         prompts,
         config.sampling.sampling,
         [sampling_seed(config.run.seed, "train", round_index, i) for i in range(len(prompts))],

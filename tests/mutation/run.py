@@ -29,7 +29,9 @@ def main(names: list[str]) -> int:
             print(f"the tests fail without any change: {failed}")
             return 2
         survivors = [mutant.name for mutant in chosen if not is_killed(copy, mutant)]
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} killed; survivors: {survivors or 'none'}")
+    print(
+        f"{len(chosen) - len(survivors)} of {len(chosen)} killed; survivors: {survivors or 'none'}"
+    )
     return 1 if survivors else 0
 
 

@@ -19,9 +19,6 @@ class Recorder:
             yield index, sample, Rollout(prompts[index], (5,), (-1.0,), text, "stop")
         self.log.append("generated")
 
-    def open(self):
-        return self
-
     def add(self, rollout):
         self.log.append(rollout.text)
 
