@@ -115,7 +115,7 @@ def read_lines(path):
 
 
 def check_metrics(run, objective, scored, steps):
-    """scored: [row, tokens, reward] of every completion; a round has 4 x 4 of the rows t0, t1, .."""
+    """scored: [row, tokens, reward] of every completion; a round has 4 x 4 of the rows t0, ..."""
     rounds = read_lines(run / "metrics.jsonl")
     trained = [record for record in scored if record[0].startswith("t")]
     assert [metrics["round"] for metrics in rounds] == [1, 2] and len(trained) == 2 * 16
