@@ -1,6 +1,7 @@
 """What a run hands from part to part: prompts, noise, rewards, and how it ends."""
 
 import dataclasses
+from itertools import chain
 
 import pytest
 from cli import seams
@@ -56,7 +57,7 @@ def test_every_row_is_trained_on_once_an_epoch(wired):
     _, watched = wired
     rounds = [[prompt.id for prompt in call.prompts] for call in watched.of_training()]
     assert [len(names) for names in rounds] == [2, 2, 2]
-    assert sorted(name for names in rounds for name in names) == [row["id"] for row in train_rows()]
+    assert sorted(chain(*rounds)) == [row["id"] for row in train_rows()]
 
 
 def test_every_round_and_prompt_has_noise_of_its_own(wired):
