@@ -41,6 +41,13 @@ def is_alive(pid):
         return False
 
 
+def stop(pid):
+    """SIGSTOP, and the wait until it has come: a reader may take what arrives before that."""
+    os.kill(pid, signal.SIGSTOP)
+    while "\nState:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.01)
+
+
 def are_gone(pids, deadline_s=20):
     end = time.monotonic() + deadline_s
     while any(map(is_alive, pids)) and time.monotonic() < end:
@@ -80,7 +87,7 @@ def test_a_worker_that_dies_is_replaced(pool):
 
 def test_a_worker_that_sleeps_has_four_deadlines_of_wall_time(pool):
     assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
-    os.kill(child_of(pool), signal.SIGSTOP)  # it takes no core from now on
+    stop(child_of(pool))  # it takes no core from now on
     start = time.monotonic()
     score = pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(20)
     assert (score.verdict, score.reason) == (Verdict.UNSCORED, "deadline")
@@ -91,7 +98,7 @@ def test_a_worker_that_sleeps_has_four_deadlines_of_wall_time(pool):
 def test_an_answer_to_an_earlier_request_does_not_pass_for_the_next_ones(pool):
     assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
     child = child_of(pool)
-    os.kill(child, signal.SIGSTOP)
+    stop(child)
     unread = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}")
     time.sleep(0.3)
     os.kill(child, signal.SIGKILL)
