@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from nsr_fast.bench.timing import append_lines, code_fields
 from nsr_fast.model.attention import PACKED_ATTENTION, attention_note
-from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.model.batch import TrainSequence
+from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.step import UpdateSettings, update_policy
 
 RESULTS = Path(__file__).parent / "results" / "trainer.jsonl"

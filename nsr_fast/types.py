@@ -40,7 +40,7 @@ class Budget:
     max_seconds: float | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Rollout:
     """One sampled completion. Each field has one writer: engine, then reward, then objective."""
 

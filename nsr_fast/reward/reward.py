@@ -106,11 +106,11 @@ class Scoring:
         self, parts: Sequence[tuple[Part, float]], unscored_reasons: Sequence[str]
     ) -> None:
         self._parts, self._unscored_reasons = parts, unscored_reasons
-        self._handles: dict[Rollout, list[object]] = {}
+        self._handles: dict[int, list[object]] = {}  # by id(rollout)
 
     def add(self, rollout: Rollout) -> None:
         """Takes a finished rollout, in any order; math and code start on it."""
-        self._handles[rollout] = [part.begin(rollout) for part, _ in self._parts]
+        self._handles[id(rollout)] = [part.begin(rollout) for part, _ in self._parts]
 
     def finish(self, groups: Sequence[Group]) -> None:
         """Writes reward, is_correct and reward_parts of every rollout; each was added before.
@@ -120,7 +120,7 @@ class Scoring:
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         if not rollouts:
             return
-        handles = [self._handles.pop(rollout) for rollout in rollouts]
+        handles = [self._handles.pop(id(rollout)) for rollout in rollouts]
         columns = [
             checked_rewards(part.finish(rollouts, list(own)), rollouts, part.name)
             for (part, _), own in zip(self._parts, zip(*handles))

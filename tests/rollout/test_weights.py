@@ -6,8 +6,9 @@ from engines import GREEDY, TEXTS, generate, load, prompts_of, start, take_step,
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
+from nsr_fast.errors import GuardStop
 from nsr_fast.rollout.shared_weights import LayoutUnknown, find_layout
-from nsr_fast.rollout.weights import obstacle, plain_weights
+from nsr_fast.rollout.weights import EngineWeights, obstacle, plain_weights
 
 pytestmark = pytest.mark.vllm
 
@@ -115,3 +116,46 @@ def test_a_layout_with_rows_of_nobody_is_refused():
     engine.proj = nn.Linear(4, 6, bias=False).half()
     with pytest.raises(LayoutUnknown, match=r"proj\.weight: expected \(6, 4\) torch\.float32"):
         find_layout(engine, trainer)
+
+
+class FakeVllm:
+    """vLLM's two doors into its model; reload_weights loads what it is given, or nothing."""
+
+    def __init__(self, model: nn.Module, loads: bool):
+        self.model, self.loads = model, loads
+
+    def apply_model(self, function):
+        return [function(self.model)]
+
+    def collective_rpc(self, method: str, kwargs: dict) -> None:
+        assert method == "reload_weights"
+        given = dict(kwargs["weights_iterator"])
+        if self.loads:
+            self.model.proj.weight.data[:6] = given["proj.weight"]
+
+
+def reloaded_weights(loads):
+    """(what links them, trainer, engine's model) of a layout that cannot be shared."""
+    trainer, engine = nn.Module(), nn.Module()
+    trainer.proj, engine.proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 8, bias=False)
+    engine.proj.weight.data[:6] = trainer.proj.weight.data
+    return EngineWeights(FakeVllm(engine, loads), trainer, share=True), trainer, engine
+
+
+def test_a_reload_that_changes_nothing_stops_the_run():
+    weights, trainer, _ = reloaded_weights(loads=False)
+    weights.check()  # nothing to load yet
+    trainer.proj.weight.data[0, 0] += 1.0
+    with pytest.raises(GuardStop, match="trainer and engine did not change together"):
+        weights.check()
+
+
+def test_a_reload_that_follows_the_trainer_passes():
+    weights, trainer, engine = reloaded_weights(loads=True)
+    assert "copied into the engine after each update (" in weights.note
+    trainer.proj.weight.data[0, 0] += 1.0
+    weights.check()
+    assert torch.equal(engine.proj.weight[:6], trainer.proj.weight)
+    engine.proj.weight.data[7, 0] += 1.0  # the engine's alone
+    with pytest.raises(GuardStop, match="trainer and engine did not change together"):
+        weights.check()

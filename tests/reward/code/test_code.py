@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -7,6 +8,7 @@ from nsr_fast.reward import Reward, load_reward
 from nsr_fast.reward.code import CodeReward, sandbox, verify_code
 from nsr_fast.reward.code.sandbox import Limits, backend_problems
 from nsr_fast.reward.code.tests import outputs_match, program_of, read_tests, rows_with_tests
+from nsr_fast.reward.verdict import Score, Verdict
 
 QUICK = Limits(time_limit_s=1.5)
 ADD = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
@@ -20,7 +22,14 @@ def fenced(program):
     return f"Here it is.\n```python\n{program}\n```\n"
 
 
-@isolated
+def fake_bwrap(monkeypatch, folder, script):
+    """Puts a bubblewrap into PATH that runs this shell script instead."""
+    path = folder / "bwrap"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
 @pytest.mark.parametrize(
     ("program", "tests", "verdict", "reason"),
     [
@@ -49,8 +58,8 @@ def fenced(program):
         ),
     ],
 )
-def test_programs_get_their_verdict(program, tests, verdict, reason):
-    score = verify_code(fenced(program), tests, limits=QUICK)
+def test_programs_get_their_verdict(program, tests, verdict, reason, backend):
+    score = verify_code(fenced(program), tests, limits=QUICK, backend=backend)
     assert (score.verdict.value, score.reason) == (verdict, reason)
 
 
@@ -66,6 +75,37 @@ def test_reward_scores_rows_and_equal_programs_once():
     assert reward([""] * 2, [good, bad], [[]] * 2, **mixed) == [1.0, -1.0]
     with pytest.raises(InputError, match="column tests in every row"):
         reward([""], [good], [[]], answer=[None])
+
+
+@isolated
+def test_an_equal_program_is_run_again_for_other_tests():
+    reward = CodeReward()
+    reward.start(limits=QUICK, num_workers=2)
+    program = fenced("def add(a, b):\n    return a + b")
+    tests = [ADD, ["assert add(1, 2) == 4"], ADD]
+    assert reward(["p"] * 3, [program] * 3, [[]] * 3, tests=tests) == [1.0, -1.0, 1.0]
+    assert reward.statistics() == {
+        "code/correct": 1.0,
+        "code/reason/different": 1.0,
+        "code/reason/equal": 1.0,
+        "code/wrong": 1.0,
+    }
+
+
+def test_a_sandbox_that_fails_leaves_the_rollout_unscored(monkeypatch, tmp_path):
+    fake_bwrap(monkeypatch, tmp_path, "echo no room >&2\nexit 1")
+    score = verify_code(fenced("print(3)"), SUM, backend="bwrap")
+    assert score == Score(Verdict.UNSCORED, "crash: no room")
+    monkeypatch.setattr(sandbox, "backend_problems", lambda: {"bwrap": None})
+    reward = CodeReward()
+    assert reward([""], [fenced("print(3)")], [[]], tests=[SUM]) == [None]
+    assert reward.statistics() == {"code/reason/crash": 1.0, "code/unscored": 1.0}
+
+
+def test_a_program_that_ends_its_supervisor_is_wrong(monkeypatch, tmp_path):
+    fake_bwrap(monkeypatch, tmp_path, "printf ' '")  # it had started, and reports nothing
+    score = verify_code(fenced("print(3)"), SUM, backend="bwrap")
+    assert score == Score(Verdict.WRONG, "killed")
 
 
 def test_without_a_sandbox_code_is_refused_unless_unsafe(monkeypatch):

@@ -1,10 +1,14 @@
 """Programs against the sandbox: harm, escape, and tests that they try to answer for."""
 
 import contextlib
+import errno
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +16,11 @@ import pytest
 from benchmarks.program_probes import programs_row
 from nsr_fast.reward import Verdict
 from nsr_fast.reward.code import sandbox, verify_code
-from nsr_fast.reward.code.sandbox import BACKENDS, Limits, backend_problems, run_program
+from nsr_fast.reward.code.sandbox import Limits, run_program
 from nsr_fast.reward.code.steps import steps_of
-from tests.reward.code.test_code import ADD, QUICK, SUM, fenced, isolated
+from tests.reward.code.test_code import ADD, QUICK, SUM, fake_bwrap, fenced, isolated
+
+PREFIX = Path(sys.base_prefix).resolve()
 
 CHEATS = {
     "equal to everything": "class A(int):\n    def __eq__(self, other): return True\n"
@@ -39,10 +45,10 @@ CHEATS = {
 }
 
 
-@isolated
 @pytest.mark.parametrize("program", CHEATS.values(), ids=CHEATS)
-def test_a_program_cannot_answer_for_its_tests(program):
-    assert verify_code(fenced(program), ADD, limits=QUICK).verdict is Verdict.WRONG
+def test_a_program_cannot_answer_for_its_tests(program, backend):
+    score = verify_code(fenced(program), ADD, limits=QUICK, backend=backend)
+    assert score.verdict is Verdict.WRONG
 
 
 @isolated
@@ -61,56 +67,71 @@ def test_statements_are_executed_as_they_stand(program):
     assert verify_code(fenced(program), tests, limits=QUICK).verdict is Verdict.WRONG
 
 
-@isolated
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_harm_to_the_supervisor_is_the_programs_own(backend):
-    if problem := backend_problems()[backend]:
-        pytest.skip(f"{backend}: {problem}")
     for harm in ("os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.kill(os.getppid(), 19)"):
         limits = Limits(time_limit_s=0.5)
         score = verify_code(fenced(f"import os\n{harm}"), SUM[:1], limits=limits, backend=backend)
         assert score.verdict is Verdict.WRONG, harm
 
 
-@isolated
-def test_the_memory_of_all_processes_is_bounded():
+def test_the_memory_of_all_processes_is_bounded(backend):
     program = (
         "import os, time\nfor _ in range(8):\n"
         "    if os.fork() == 0:\n        data = b'x' * (48 << 20)\n        time.sleep(60)\n"
         "time.sleep(60)"
     )
     limits = Limits(time_limit_s=20.0, memory_mb=100)
-    assert verify_code(fenced(program), SUM, limits=limits).reason == "too_much_memory"
+    score = verify_code(fenced(program), SUM, limits=limits, backend=backend)
+    assert score.reason == "too_much_memory"
 
 
-@isolated
-def test_the_program_ends_with_the_process_that_scores_it():
-    code = (
-        "from nsr_fast.reward.code.sandbox import Limits, run_program\n"
-        "program = 'import time; time.sleep(77)'\n"
-        "run_program(program, inputs=('',), limits=Limits(time_limit_s=77.0))\n"
+def test_the_size_of_a_file_is_bounded(backend):
+    program = (
+        "import os\ntry:\n    open('/tmp/x', 'wb').write(bytes(3 << 19))\n"
+        "except OSError as error:\n    print(error.errno, os.path.getsize('/tmp/x'))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    end = time.monotonic() + 30
-    while not (pids := sandboxed()) and time.monotonic() < end:
-        time.sleep(0.1)
-    parent.kill()
-    parent.wait()
-    assert pids
-    while sandboxed() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not sandboxed()
+    report = run_program(program, inputs=("",), limits=Limits(file_bytes=1 << 20), backend=backend)
+    assert report["results"] == [{"status": "ok", "output": f"{errno.EFBIG} {1 << 20}\n"}]
 
 
-def sandboxed():
-    """Processes whose user is one of the sandbox's."""
-    pids = set()
+def named(name, program):
+    """A program whose processes show `name` to the host, whatever their user."""
+    return f"import ctypes\nctypes.CDLL(None).prctl(15, {name.encode()!r})\n{program}"
+
+
+def running(name):
+    """{process: its user} of the host's processes of this name."""
+    users = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                if 200_000 <= folder.stat().st_uid < 600_000:
-                    pids.add(folder.name)
-    return pids
+                if (folder / "comm").read_text() == f"{name}\n":
+                    status = (folder / "status").read_text()
+                    users[folder.name] = int(status.partition("\nUid:")[2].split()[0])
+    return users
+
+
+def comes_true(condition, deadline_s=30):
+    end = time.monotonic() + deadline_s
+    while not (is_true := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return is_true
+
+
+def test_the_program_ends_with_the_process_that_scores_it(backend):
+    name = f"end-{os.getpid()}"
+    code = (
+        "from nsr_fast.reward.code.sandbox import Limits, run_program\n"
+        f"program = {named(name, 'import time; time.sleep(77)')!r}\n"
+        "limits = Limits(time_limit_s=77.0)\n"
+        f"run_program(program, inputs=('',), limits=limits, backend={backend!r})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    has_started = comes_true(lambda: running(name))
+    parent.kill()
+    parent.wait()
+    assert has_started
+    assert comes_true(lambda: not running(name))
 
 
 PLAIN = (
@@ -160,47 +181,90 @@ def test_expected_values_stay_outside():
 
 
 def test_a_sandbox_outside_the_system_path_is_found(monkeypatch, tmp_path):
-    script = tmp_path / "bwrap"
-    script.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake_bwrap(monkeypatch, tmp_path, "echo no such option >&2\nexit 1")
     assert sandbox._problem("bwrap") == "no such option"
 
 
-@isolated
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_sandbox_shows_neither_files_nor_root_nor_network(backend, tmp_path):
-    if problem := backend_problems()[backend]:
-        pytest.skip(f"{backend}: {problem}")
-    secret = tmp_path / "secret"
-    secret.write_text("42")
-    project = str(Path.cwd() / "pyproject.toml")
-    program = (
-        "import os, socket\n"
-        f"print(os.path.exists({str(secret)!r}), os.path.exists({project!r}))\n"
-        "print(len([n for n in os.listdir('/proc') if n.isdigit()]) < 6)\n"
-        "print([name for _, name in socket.if_nameindex() if name != 'lo'])\n"
-        "lines = open('/proc/self/status').read().splitlines()\n"
-        "print([int(line.split()[1], 16) for line in lines if line.startswith('CapEff')])\n"
-        "try:\n    open('/usr/made', 'w')\nexcept OSError:\n    print('read-only')\n"
-        "print('SECRET' in os.environ)\n"
-    )
-    os.environ["SECRET"] = "1"
-    report = run_program(program, inputs=("",), backend=backend)
-    del os.environ["SECRET"]
-    assert report["results"] == [
-        {"status": "ok", "output": "False False\nTrue\n[]\n[0]\nread-only\nFalse\n"}
-    ]
+@pytest.mark.parametrize("user", [0, 1000])
+def test_bubblewrap_is_asked_for_every_wall(monkeypatch, tmp_path, user):
+    fake_bwrap(monkeypatch, tmp_path, f"printf '%s\\n' \"$@\" > {tmp_path}/options\nexit 1")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert "failed" in run_program("print(3)", inputs=("",), backend="bwrap")
+    options = (tmp_path / "options").read_text().splitlines()
+    options = options[: options.index("--")]
+
+    def values(option):
+        return [value for name, value in zip(options, options[1:]) if name == option]
+
+    walls = ["--unshare-all"] if user else [f"--unshare-{n}" for n in ("pid", "net", "ipc", "uts")]
+    assert {*walls, "--die-with-parent", "--new-session", "--clearenv"} <= set(options)
+    assert "--share-net" not in options
+    assert values("--cap-drop") == ["ALL"]
+    to_change_user = [] if user else ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"]
+    assert values("--cap-add") == to_change_user
+    assert set(values("--ro-bind")) <= {"/usr", "/bin", "/lib", "/lib64", str(PREFIX)}
+    assert not {"--bind", "--dev-bind", "--bind-try"} & set(options)
 
 
-@isolated
-def test_nothing_is_left_running():
-    program = (
+def test_the_sandbox_shows_neither_files_nor_root_nor_network(backend, tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("42")
+    monkeypatch.setenv("SECRET", "1")
+    files = [str(tmp_path / "secret"), str(Path.cwd() / "pyproject.toml")]
+    above = [] if PREFIX.is_relative_to("/usr") else [str(p) for p in PREFIX.parents[:-1]]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()  # this host answers
+        program = (
+            "import json, os, socket\n"
+            "status = open('/proc/self/status').read()\n"
+            "found = {\n"
+            "    'root': os.listdir('/'), 'tmp': os.listdir('/tmp'),\n"
+            f"    'files': [os.path.exists(f) for f in {files!r}],\n"
+            f"    'above': [os.listdir(f) for f in {above!r}],\n"
+            "    'processes': len([n for n in os.listdir('/proc') if n.isdigit()]),\n"
+            "    'devices': [name for _, name in socket.if_nameindex() if name != 'lo'],\n"
+            "    'capabilities': int(status.partition('CapEff:')[2].split()[0], 16),\n"
+            "    'writable': os.access('/usr', os.W_OK), 'secret': 'SECRET' in os.environ}\n"
+            "try:\n"
+            f"    socket.create_connection({server.getsockname()!r}, 2)\n"
+            "    found['answer'] = True\n"
+            "except OSError:\n"
+            "    found['answer'] = False\n"
+            "try:\n    open('/usr/made', 'w')\nexcept OSError:\n    found['made'] = False\n"
+            "print(json.dumps(found))\n"
+        )
+        report = run_program(program, inputs=("",), backend=backend)
+    (result,) = report["results"]
+    found = json.loads(result["output"])
+    system = {"bin", "dev", "lib", "lib64", "proc", "tmp", "usr"}
+    assert set(found.pop("root")) <= system | {PREFIX.parts[1]}
+    assert found.pop("processes") < 6
+    assert found == {
+        "tmp": [],
+        "files": [False, False],
+        "above": [[child.name] for child in [PREFIX, *PREFIX.parents][: len(above)]],
+        "devices": [],
+        "capabilities": 0,
+        "writable": False,
+        "secret": False,
+        "answer": False,
+        "made": False,
+    }
+
+
+def test_nothing_is_left_running(backend):
+    name = f"left-{os.getpid()}"
+    program = named(
+        name,
         "import os, time\nfor _ in range(5):\n"
         "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(60)\n"
+        "time.sleep(0.5)\n",
     )
     start = time.monotonic()
-    assert verify_code(fenced(program), SUM, limits=QUICK).verdict is Verdict.WRONG
+    with ThreadPoolExecutor() as threads:
+        score = threads.submit(verify_code, fenced(program), SUM[:1], limits=QUICK, backend=backend)
+        assert comes_true(lambda: len(running(name)) == 6 or score.done())
+        users = running(name)
+        assert score.result().verdict is Verdict.WRONG
     assert time.monotonic() - start < 30
-    time.sleep(0.2)
-    assert not sandboxed()
+    assert len(users) == 6 and 0 not in users.values()
+    assert comes_true(lambda: not running(name), 5)

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -39,11 +40,23 @@ def is_alive(pid):
         return False
 
 
+def stop(pid):
+    """SIGSTOP, and the wait until it has come: a reader may take what arrives before that."""
+    os.kill(pid, signal.SIGSTOP)
+    while "\nState:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.01)
+
+
 def are_gone(pids, deadline_s=20):
     end = time.monotonic() + deadline_s
     while any(map(is_alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not any(map(is_alive, pids))
+
+
+def child_of(pool):
+    """The process that judges, of a pool of one worker."""
+    return pool._workers[0]._child
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +77,42 @@ def test_a_late_answer_is_unscored_and_the_worker_replaced(pool):
 
 def test_a_worker_that_dies_is_replaced(pool):
     assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
-    child = pool._workers[0]._child
-    os.kill(child, signal.SIGKILL)
+    os.kill(child_of(pool), signal.SIGKILL)
     first = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
     second = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}").result(60)
     assert (first.verdict, first.reason) == (Verdict.UNSCORED, "crash")
     assert second.verdict is Verdict.WRONG
+
+
+def test_a_worker_that_sleeps_has_four_deadlines_of_wall_time(pool):
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+    stop(child_of(pool))  # it takes no core from now on
+    start = time.monotonic()
+    score = pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(20)
+    assert (score.verdict, score.reason) == (Verdict.UNSCORED, "deadline")
+    assert 3.9 < time.monotonic() - start < 10
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+
+
+def test_an_answer_to_an_earlier_request_does_not_pass_for_the_next_ones(pool):
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+    child = child_of(pool)
+    stop(child)
+    unread = pool.submit((r"\sqrt{8}",), r"2\sqrt{3}")
+    time.sleep(0.3)
+    os.kill(child, signal.SIGKILL)
+    assert unread.result(60).reason == "crash"
+    time.sleep(0.5)  # the successor finds the unread request and answers it: wrong
+    scores = [pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60) for _ in range(2)]
+    assert [score.verdict for score in scores] == [Verdict.CORRECT] * 2
+
+
+def test_a_worker_has_no_memory_beyond_its_own_and_writes_no_file(pool):
+    assert pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60).verdict is Verdict.CORRECT
+    child, one_gib = child_of(pool), 1 << 30  # memory_mb is 1024
+    assert resource.prlimit(child, resource.RLIMIT_AS) == (one_gib, one_gib)
+    assert resource.prlimit(child, resource.RLIMIT_FSIZE) == (0, 0)
+    assert resource.prlimit(child, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_a_process_that_dies_is_started_again(pool):
