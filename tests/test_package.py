@@ -41,7 +41,16 @@ def test_heavy_dependencies_have_one_door():
             elif package == "triton":
                 assert name.endswith("_triton.py"), name
             elif package in ("math_verify", "sympy", "latex2sympy2_extended"):
-                assert name.startswith("nsr_fast/reward/"), name
+                assert name.startswith("nsr_fast/reward/math/"), name
+
+
+def test_every_folder_is_packaged():
+    setup = (ROOT / "setup.py").read_text()
+    package = ROOT / "nsr_fast"
+    folders = {path.parent.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    assert "reward/math" in folders
+    for folder in folders - {"."}:
+        assert f'"{folder}"' in setup, folder
 
 
 def imported_packages(path):
