@@ -8,6 +8,7 @@ The text inside the last `<answer>...</answer>`, when there is one, is the compl
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from nsr_fast.types import Rollout
 MAX_COMPLETION_CHARS = 2000
 MAX_DEPTH = 50
 
-_TOKEN = re.compile(r"\s*([0-9]{1,12}|[-+*/()])")
+_TOKEN = re.compile(r"[0-9]{1,12}|[-+*/()]")
+_OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INTEGER = re.compile(r"-?[0-9]{1,12}")
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-"})
@@ -45,10 +47,9 @@ class Countdown(Part):
 
     def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> list[float]:
         """The rewards."""
-        problems = [parse_problem(rollout.prompt.answer) for rollout in rollouts]
         return [
-            1.0 if is_solution(rollout.text, *problem) else -1.0
-            for rollout, problem in zip(rollouts, problems, strict=True)
+            1.0 if is_solution(rollout.text, *parse_problem(rollout.prompt.answer)) else -1.0
+            for rollout in rollouts
         ]
 
 
@@ -80,7 +81,7 @@ def is_solution(completion: str, numbers: Sequence[int], target: int) -> bool:
     try:
         for equation in text.split(","):
             _consume_equation(equation, available, is_whole_text="," not in text)
-    except _WrongError:
+    except (_WrongError, ZeroDivisionError):
         return False
     return available == Counter([Fraction(target)])
 
@@ -130,18 +131,14 @@ class _Expression:
 
     def _sum(self, depth: int) -> Fraction:
         value = self._product(depth)
-        while operator := self._take("+-"):
-            right = self._product(depth)
-            value = value + right if operator == "+" else value - right
+        while sign := self._take("+-"):
+            value = _OPERATIONS[sign](value, self._product(depth))
         return value
 
     def _product(self, depth: int) -> Fraction:
         value = self._operand(depth)
-        while operator := self._take("*/"):
-            right = self._operand(depth)
-            if operator == "/" and right == 0:
-                raise _WrongError
-            value = value * right if operator == "*" else value / right
+        while sign := self._take("*/"):
+            value = _OPERATIONS[sign](value, self._operand(depth))
         return value
 
     def _operand(self, depth: int) -> Fraction:
@@ -162,12 +159,7 @@ class _Expression:
 
 
 def _tokenize(text: str) -> list[str]:
-    tokens, position = [], 0
-    text = text.strip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise _WrongError
-        tokens.append(match.group(1))
-        position = match.end()
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens) != "".join(text.split()):
+        raise _WrongError
     return tokens

@@ -135,29 +135,21 @@ def reply(fd, clock, config):
 def collected(fd, pid, config):
     """(output, status) of a child, killed at the time limit or the output limit."""
     clock = Clock(pid, config)
-    output = bytearray()
-    code = None
+    output, code, is_open = bytearray(), None, True
     while True:
-        ready, _, _ = select.select([fd], [], [], 0.02 if code is None else 0)
-        if ready:
+        if is_open and select.select([fd], [], [], 0.02 if code is None else 0)[0]:
             chunk = os.read(fd, 65536)
             output += chunk
-            if len(output) > config["output_bytes"]:
-                kill_child(pid)
-                return b"", "output"
-            if not chunk:
-                code = wait_until(pid, clock) if code is None else code
-                break
+            is_open = bool(chunk)
         elif code is not None:
-            break
-        if code is None:
-            code = ended(pid)
-        if code is None and clock.is_over():
-            break
-    if code is None:
-        kill_child(pid)
-        return b"", clock.cause
-    return bytes(output), "ok" if code == 0 else "error"
+            return bytes(output), "ok" if code == 0 else "error"
+        elif not is_open:
+            time.sleep(0.002)
+        code = ended(pid) if code is None else code
+        is_too_long = len(output) > config["output_bytes"]
+        if is_too_long or (code is None and clock.is_over()):
+            kill_child(pid)
+            return b"", "output" if is_too_long else clock.cause
 
 
 class Clock:
@@ -206,12 +198,6 @@ def ended(pid):
     """The child's wait status, None while it runs."""
     found, status = os.waitpid(pid, os.WNOHANG)
     return status if found else None
-
-
-def wait_until(pid, clock):
-    while (code := ended(pid)) is None and not clock.is_over():
-        time.sleep(0.002)
-    return code
 
 
 def until(fd, clock):

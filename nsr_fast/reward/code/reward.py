@@ -55,17 +55,19 @@ def _judged(report: dict, wanted: CodeTests) -> Score:
         verdict = Verdict.WRONG if was_killed else Verdict.UNSCORED
         return Score(verdict, "killed" if was_killed else f"crash: {report['failed']}")
     if wanted.statements:
-        if report["passed"]:
-            return Score(Verdict.CORRECT, "equal")
-        return Score(Verdict.WRONG, _REASONS.get(report["status"], "different"))
-    results = report["results"]
-    for result, expected in zip(results, wanted.outputs):
-        if result["status"] != "ok":
-            return Score(Verdict.WRONG, _REASONS.get(result["status"], "different"))
-        if not outputs_match(result["output"], expected):
-            return Score(Verdict.WRONG, "different")
-    is_complete = len(results) == len(wanted.outputs)
-    return Score(*((Verdict.CORRECT, "equal") if is_complete else (Verdict.WRONG, "different")))
+        passes, status = report["passed"], report["status"]
+    else:
+        results = report["results"]
+        failures = [
+            result["status"]  # ok where only the output differs
+            for result, expected in zip(results, wanted.outputs)
+            if result["status"] != "ok" or not outputs_match(result["output"], expected)
+        ]
+        passes = not failures and len(results) == len(wanted.outputs)
+        status = failures[0] if failures else "ok"
+    if passes:
+        return Score(Verdict.CORRECT, "equal")
+    return Score(Verdict.WRONG, _REASONS.get(status, "different"))
 
 
 class CodeReward:

@@ -17,17 +17,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from nsr_fast.errors import InputError
+from nsr_fast.reward.code.inside_child import sized
 from nsr_fast.reward.code.steps import Step, steps_of
 
 KILLED = "the supervisor was killed"
 BACKENDS = ("bwrap", "unshare")
 _FIRST_UID, _NUM_UIDS = 200_000, 400_000
 _START_S, _SLACK_S = 20.0, 5.0
+# This Python without its virtual environment.
+_PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 _SUPERVISOR = "\n".join(
     Path(__file__).with_name(name).read_text(encoding="utf-8")
     for name in ("inside_values.py", "inside_child.py", "inside_supervisor.py")
@@ -96,11 +99,12 @@ def run_program(
     uid = _FIRST_UID + secrets.randbelow(_NUM_UIDS) if is_root and backend != "none" else 0
     mode = "assert" if tests else "stdio"
     config = {**asdict(limits), "code": code, "inputs": list(inputs), "mode": mode, "uid": uid}
-    frames = _frame({**config, "is_isolated": backend != "none"})
+    config["is_isolated"] = backend != "none"
+    frames = sized(json.dumps(config).encode())
     steps = steps_of(tests)
     if tests:
         sent = [("v" if step.is_value else "x", step.text) for step in steps]
-        frames += _frame({"steps": sent, "token": token})
+        frames += sized(json.dumps({"steps": sent, "token": token}).encode())
     run_s = limits.time_limit_s * max(1, len(inputs)) * 3 + _SLACK_S
     report = _report(backend, frames, run_s)
     if "token" in report:
@@ -142,18 +146,12 @@ def chosen_backend(*, unsafe: bool = False) -> str:
 def _problem(backend: str) -> str | None:
     if shutil.which(backend) is None:
         return "not installed"
-    limits = replace(Limits(), time_limit_s=5.0)
     # The import comes after the change of user: the library must be readable to anyone inside.
     program = "import fractions, socket\nprint(fractions.Fraction(84, 2))"
-    result = run_program(program, inputs=("",), limits=limits, backend=backend)
+    result = run_program(program, inputs=("",), backend=backend)
     if result.get("results") == [{"status": "ok", "output": "42\n"}]:
         return None
     return result.get("failed", "does not run a program")
-
-
-def _frame(message: dict) -> bytes:
-    data = json.dumps(message).encode()
-    return len(data).to_bytes(8, "little") + data
 
 
 def _report(backend: str, frames: bytes, run_s: float) -> dict:
@@ -208,7 +206,7 @@ def _kill_group(process: subprocess.Popen) -> None:
 
 
 def _command(backend: str, folder: str) -> list[str]:
-    python = [_interpreter(), "-I", "-S", "-c", _SUPERVISOR]
+    python = [_PYTHON, "-I", "-S", "-c", _SUPERVISOR]
     if backend == "bwrap":
         return [*_bwrap(), "--", *python]
     if backend == "unshare":
@@ -250,9 +248,3 @@ def _shown_folders() -> tuple[str, ...]:
     if not prefix.startswith("/usr"):
         folders.append(prefix)
     return tuple(folders)
-
-
-@lru_cache(maxsize=1)
-def _interpreter() -> str:
-    """This Python without its virtual environment."""
-    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))

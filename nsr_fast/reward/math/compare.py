@@ -7,7 +7,8 @@ number or its hundredth; x = 5 and 5 are the same answer; an inequality equals i
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from nsr_fast.reward.math.regions import FLIPPED, is_name, region
 from nsr_fast.reward.math.shape import (
@@ -91,14 +92,17 @@ def _single(shape: Shape) -> Shape:
     return shape.items[0] if is_single else shape
 
 
-def _all(outcomes) -> Outcome:
+def _all(outcomes: Iterable[Outcome], end: bool = False) -> Outcome:
     """False if any is False, else None if any is None, else True; stops at the first False."""
-    result: Outcome = True
+    result: Outcome = not end
     for outcome in outcomes:
-        if outcome is False:
-            return False
+        if outcome is end:
+            return end
         result = None if outcome is None else result
     return result
+
+
+_any = partial(_all, end=True)  # True if any is True, else None if any is None, else False
 
 
 def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
@@ -110,21 +114,18 @@ def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
         return _times_or_ratios(a, b, leaf_equal)
     if letters(a.text) == letters(b.text) and a.text.isalpha() and b.text.isalpha():
         return len(a.text) == 1 or a.text == b.text
-    outcome = leaf_equal(a.text, b.text)
-    for x, y in ((a, b), (b, a)):
-        scale = next((n for word, n in SCALES.items() if x.unit.startswith(word)), 0)
-        if scale and outcome is not True:
-            scaled = leaf_equal(f"{x.text}\\cdot10^{{{scale}}}", y.text)
-            outcome = _either(outcome, scaled)
-    if outcome is not True and (a.unit == "%") != (b.unit == "%"):
-        number, percent = (b, a) if a.unit == "%" else (a, b)
-        outcome = _either(outcome, leaf_equal(number.text, f"\\frac{{{percent.text}}}{{100}}"))
-    if outcome is not True and "degree" in (a.unit, b.unit) and a.unit != b.unit:
-        radians, degrees = (b, a) if a.unit == "degree" else (a, b)
-        if "\\pi" in radians.text:
-            other = leaf_equal(radians.text, f"\\frac{{({degrees.text})\\pi}}{{180}}")
-            outcome = _either(outcome, other)
-    return outcome
+    pairs = [(a.text, b.text), *_readings(a, b), *_readings(b, a)]
+    return _any(leaf_equal(x, y) for x, y in pairs)
+
+
+def _readings(a: Leaf, b: Leaf) -> Iterator[tuple[str, str]]:
+    """What a's unit lets it stand for: 3.2 million, 25 % a quarter, 30 degrees a sixth of pi."""
+    if scale := next((n for word, n in SCALES.items() if a.unit.startswith(word)), 0):
+        yield f"{a.text}\\cdot10^{{{scale}}}", b.text
+    if a.unit == "%" != b.unit:
+        yield b.text, f"\\frac{{{a.text}}}{{100}}"
+    if a.unit == "degree" != b.unit and "\\pi" in b.text:
+        yield b.text, f"\\frac{{({a.text})\\pi}}{{180}}"
 
 
 def _times_or_ratios(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
@@ -134,12 +135,6 @@ def _times_or_ratios(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
     x, y = (_RATIO.sub(r"\\frac{\1}{\2}", leaf.text) for leaf in (a, b))
     are_times = all(re.fullmatch(r"\d{1,2}:\d\d", leaf.text) for leaf in (a, b))
     return not are_times and ":" not in x + y and leaf_equal(x, y)
-
-
-def _either(a: Outcome, b: Outcome) -> Outcome:
-    if True in (a, b):
-        return True
-    return None if None in (a, b) else False
 
 
 def _words_and_any(a: Words, b: Shape, leaf_equal: LeafEqual) -> Outcome:
@@ -228,7 +223,7 @@ def _relations(a: Relation, b: Relation, leaf_equal: LeafEqual) -> Outcome:
     # One side of an equation is a multiple of the other: decided by the leaf function.
     for other in (b, flipped):
         if other.signs == a.signs and a.signs[0] in FLIPPED:
-            return leaf_equal(_as_text(a), _as_text(other))
+            return leaf_equal(*(r.parts[0] + r.signs[0] + r.parts[1] for r in (a, other)))
     return False
 
 
@@ -244,10 +239,6 @@ def _same_sides(a: Relation, b: Relation, leaf_equal: LeafEqual) -> Outcome:
     if a.signs != b.signs:
         return False
     return _all(texts_equal(x, y, leaf_equal) for x, y in zip(a.parts, b.parts))
-
-
-def _as_text(relation: Relation) -> str:
-    return f"{relation.parts[0]}{relation.signs[0]}{relation.parts[1]}"
 
 
 def _relation_and_any(a: Relation, b: Shape, leaf_equal: LeafEqual) -> Outcome:

@@ -18,7 +18,6 @@ MAX_BINOMIAL = 20_000
 _BRACKET = re.compile(r"\\[{}]|\\(?:begin|end)\{[^{}]*\}|[(\[{}\])]")
 _NUMBER = re.compile(r"\d+")
 _BINOMIAL = re.compile(r"\\binom(?=\{)|\\choose")
-_FACTORIAL = re.compile(r"([^!]?)(!+)")
 
 
 def complexity(text: str) -> str | None:
@@ -31,7 +30,8 @@ def complexity(text: str) -> str | None:
         return f"brackets more than {MAX_DEPTH} deep"
     if text.count("|") > MAX_BARS:
         return f"more than {MAX_BARS} bars"
-    if not (_factorials_are_small(text) and _binomials_are_small(text)):
+    factorials = ((text[: m.start()], m.group()) for m in re.finditer("!+", text))
+    if not (all(_factorial_is_small(*f) for f in factorials) and _binomials_are_small(text)):
         return f"a factorial above {MAX_FACTORIAL} or a binomial above {MAX_BINOMIAL}"
     return None if _powers_are_small(text) else "a power too large"
 
@@ -48,20 +48,15 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _factorials_are_small(text: str) -> bool:
-    for match in _FACTORIAL.finditer(text):
-        before = text[: match.start(2)]
-        if before.endswith((")", "]", "}")):
-            group = _group_before(before)
-            is_small = not re.search(r"[!^]", group) and _largest(group) <= MAX_FACTORIAL
-        else:
-            digits = re.search(r"\d*$", before).group()
-            is_single = match.group(2) == "!"
-            is_small = int(digits or 0) <= (MAX_FACTORIAL if is_single else 6)
-        is_small = is_small and len(match.group(2)) <= 2
-        if not is_small:
-            return False
-    return True
+def _factorial_is_small(before: str, signs: str) -> bool:
+    """Of what stands before the signs: a bracketed group, or the digits at its end."""
+    if len(signs) > 2:
+        return False
+    if before.endswith((")", "]", "}")):
+        group = _group_before(before)
+        return not re.search(r"[!^]", group) and _largest(group) <= MAX_FACTORIAL
+    digits = re.search(r"\d*$", before).group()
+    return int(digits or 0) <= (MAX_FACTORIAL if signs == "!" else 6)
 
 
 def _binomials_are_small(text: str) -> bool:

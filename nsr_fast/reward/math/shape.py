@@ -5,6 +5,7 @@ evaluated. A comma list is unordered, a tuple is ordered, brackets of intervals 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nsr_fast.reward.math.values import BASES, SIGNS, meaning, without_article
@@ -121,16 +122,11 @@ def shape_of(text: str, depth: int = 0) -> Shape:
 
 def split_top_level(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:
     """(pieces, separators between them), cutting outside of all brackets and environments."""
-    pieces, signs, depth, start = [], [], 0, 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token in _OPEN or token.startswith("\\begin{"):
-            depth += 1
-        elif token in _CLOSE or token.startswith("\\end{"):
-            depth -= 1
-        elif depth == 0 and token in separators:
+    pieces, signs, start = [], [], 0
+    for match, depth, _ in _tokens(text):
+        if depth == 0 and match.group() in separators:
             pieces.append(text[start : match.start()])
-            signs.append(token)
+            signs.append(match.group())
             start = match.end()
     return [*(piece.strip() for piece in pieces), text[start:].strip()], signs
 
@@ -141,6 +137,17 @@ def letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", bare.lower())
 
 
+def _tokens(text: str) -> Iterator[tuple[re.Match, int, int]]:
+    """(token, depth of brackets and environments behind it, +1 if it opens and -1 if it closes)."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        is_open = token in _OPEN or token.startswith("\\begin{")
+        step = is_open - (token in _CLOSE or token.startswith("\\end{"))
+        depth += step
+        yield match, depth, step
+
+
 def _without_outer_braces(text: str) -> str:
     while text.startswith("{") and text.endswith("}") and _closing_index(text) == len(text) - 1:
         text = text[1:-1]
@@ -149,16 +156,8 @@ def _without_outer_braces(text: str) -> str:
 
 def _closing_index(text: str) -> int:
     """Where the bracket that text starts with closes; -1 if it does not."""
-    depth = 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token in _OPEN or token.startswith("\\begin{"):
-            depth += 1
-        elif token in _CLOSE or token.startswith("\\end{"):
-            depth -= 1
-            if depth == 0:
-                return match.end() - 1
-    return -1
+    closings = (match for match, depth, step in _tokens(text) if depth == 0 and step == -1)
+    return next((match.end() - 1 for match in closings), -1)
 
 
 def _listed(text: str, depth: int) -> Shape | None:

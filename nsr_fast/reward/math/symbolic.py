@@ -7,6 +7,7 @@ imaginary, and formulas with variables are evaluated at fixed points. Text is ne
 
 import logging
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 import sympy
@@ -132,21 +133,20 @@ def _is_plain(value: sympy.Expr) -> bool:
     return bool(real.is_Number and imaginary.is_Number)
 
 
-def _assignment(symbols: list, point: tuple) -> dict:
-    """Values without special relations: start + step * index."""
-    start, step = point
-    return {symbol: start + step * i for i, symbol in enumerate(symbols)}
+def _at_points(x: sympy.Expr, y: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Expr, dict]]:
+    """(x, y, values of the symbols) at fixed points without special relations, if both have one."""
+    symbols = sorted(x.free_symbols | y.free_symbols, key=str)
+    for start, step in _POINTS:
+        values = {symbol: start + step * i for i, symbol in enumerate(symbols)}
+        a, b = _number(x, values), _number(y, values)
+        if a is not None and b is not None:
+            yield a, b, values
 
 
 def _equal_at_points(x: sympy.Expr, y: sympy.Expr) -> bool | None:
     """Equality at fixed points where both are defined; None when no point tells."""
-    symbols = sorted(x.free_symbols | y.free_symbols, key=str)
     told = None
-    for point in _POINTS:
-        values = _assignment(symbols, point)
-        a, b = _number(x, values), _number(y, values)
-        if a is None or b is None:
-            continue
+    for a, b, values in _at_points(x, y):
         is_real = a.is_real and b.is_real
         difference, scale = abs(a - b), max(abs(a), abs(b))
         if difference > _RELATIVE * scale and difference > _RELATIVE:
@@ -166,13 +166,7 @@ def _sides(text: str) -> tuple[str, str, str] | None:
 def _relations_equal(a: tuple[str, str, str], b: tuple[str, str, str]) -> bool:
     """Whether left - right of the two differ by a constant factor (positive for inequalities)."""
     x, y = (parsed(r[0]) - parsed(r[2]) for r in (a, b))
-    symbols = sorted(x.free_symbols | y.free_symbols, key=str)
-    ratios = []
-    for point in _POINTS:
-        values = _assignment(symbols, point)
-        p, q = _number(x, values), _number(y, values)
-        if p is not None and q is not None and p != 0 and q != 0:
-            ratios.append(p / q)
+    ratios = [p / q for p, q, _ in _at_points(x, y) if p != 0 and q != 0]
     if len(ratios) < 2 or a[1] != b[1]:
         return False
     if any(abs(r - ratios[0]) > _RELATIVE * abs(ratios[0]) for r in ratios):

@@ -60,11 +60,13 @@ class MathVerifier:
         extraction = extract(response)
         if extraction.text is None:
             return PendingScore(Score(Verdict.WRONG, extraction.reason))
-        if len(extraction.text) > MAX_ANSWER_CHARS:
-            known: Score | Future = self._long(golds, extraction.text)
-        else:
-            known = self._judged(golds, canonical(extraction.text))
-        return PendingScore(known, extraction.text)
+        text = extraction.text
+        if len(text) <= MAX_ANSWER_CHARS:
+            return PendingScore(self._judged(golds, canonical(text)), text)
+        # Beyond the limit the spelling alone is compared.
+        is_equal = len(text) <= 10 * MAX_ANSWER_CHARS and normalised(text) in golds
+        score = (Verdict.CORRECT, "equal") if is_equal else (Verdict.WRONG, "too_complex")
+        return PendingScore(Score(*score), text)
 
     def score(
         self,
@@ -107,13 +109,6 @@ class MathVerifier:
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
-
-    def _long(self, golds: tuple[str, ...], text: str) -> Score:
-        """An answer beyond the limit is compared by spelling only."""
-        is_equal = len(text) <= 10 * MAX_ANSWER_CHARS and normalised(text) in golds
-        if is_equal:
-            return Score(Verdict.CORRECT, "equal")
-        return Score(Verdict.WRONG, "too_complex")
 
     def _judged(self, golds: tuple[str, ...], candidate: str) -> Score | Future:
         """The known score of the pair, or the future of the one request made for it."""
