@@ -74,7 +74,7 @@ cpu = Pybind11Extension(
 )
 files = sorted([*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")])
 cuda = Extension("nsr_fast._cuda", files, include_dirs=cpu.include_dirs, optional=CUDA == "auto")
-AREAS = ["data", "evaluate", "kernels", "memory", "objective", "reward", "rollout", "train"]
+AREAS = ["data", "evaluate", "kernels", "memory", "objective", "reward", "rollout", "run", "train"]
 packages = ["nsr_fast", *(f"nsr_fast.{a}" for a in AREAS if os.path.isdir(f"nsr_fast/{a}"))]
 cpu_and_cuda = [cpu] if obstacle else [cpu, cuda]
 setup(ext_modules=cpu_and_cuda, cmdclass={"build_ext": BuildExt}, packages=packages)

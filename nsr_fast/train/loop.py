@@ -8,12 +8,12 @@ from pathlib import Path
 
 from nsr_fast.config import Config
 from nsr_fast.data import Prompt
-from nsr_fast.evaluate import write_report
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
 from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.rollout.rollout import Sampling
+from nsr_fast.run.report import write_report
 from nsr_fast.train.attention import attention_note
 from nsr_fast.train.checkpoint import save_checkpoint
 from nsr_fast.train.progress import Progress, clock
