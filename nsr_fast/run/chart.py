@@ -125,7 +125,7 @@ def _drawn(chart: Chart, *, stands_alone: bool) -> Figure:
         axes.set_title(chart.title + unit, loc="left", fontweight="bold")
         if len(chart.series) > 1:
             figure.legend(loc="outside lower left", ncols=4, frameon=False, borderaxespad=0)
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.04)
     return figure
 
 
@@ -170,7 +170,10 @@ def _set_axes(axes: Axes, chart: Chart) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(chart.x_label)
     axes.margins(x=0.02, y=0.06)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    first, last = axes.dataLim.intervalx
+    if first == last:
+        axes.set_xlim(first - 0.5, last + 0.5)
     if chart.is_log2:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({x for series in chart.series for x in series.x}))
@@ -203,15 +206,15 @@ def _tooltips(chart: Chart, figure: Figure) -> str:
     to_pixels, circles = figure.axes[0].transData.transform, []
     for series, colour in zip(chart.series, chart.colours(), strict=True):
         points = series.points()
-        radius = 3 if len(points) <= _MAX_MARKERS else 1.2
+        opacity = 1 if len(points) <= _MAX_MARKERS else 0  # a line that is all dots is unreadable
         for i, x, y in points[:: ceil(len(points) / _MAX_TOOLTIPS)]:
             if y <= 0 and chart.scale == "log":
                 continue
             between = f" [{number(series.low[i])}, {number(series.high[i])}]" if series.high else ""
             left, up = to_pixels((x, y))
             circles.append(
-                f'<circle cx="{left:.1f}" cy="{chart.height - up:.1f}" r="{radius}" '
-                f'fill="var(--{colour})"><title>'
+                f'<circle cx="{left:.1f}" cy="{chart.height - up:.1f}" r="3" '
+                f'fill="var(--{colour})" fill-opacity="{opacity}"><title>'
                 f"{escape(series.name)} at {number(x)}: {number(y)}{between}</title></circle>"
             )
     return "".join(circles)

@@ -220,7 +220,7 @@ def _training_section(metrics: list[dict]) -> str:
 
 
 def _figure(chart: Chart) -> str:
-    is_single = len(chart.series) == 1
+    is_single = len(chart.series) == 1 and chart.x_label == "round"
     last = f"last {number(chart.series[0].points()[-1][2])}" if is_single else ""
     note = ", ".join(text for text in (chart.unit, last) if text)
     keys = "" if is_single else chart.legend()

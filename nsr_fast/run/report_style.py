@@ -33,11 +33,12 @@ p { margin: 4px 0 12px; max-width: 78ch; }
   7px 11px; }
 .facts b { display: block; font-size: 15px; font-variant-numeric: tabular-nums; }
 .facts span { color: var(--soft); font-size: 12.5px; }
-.grid-of-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr));
+.grid-of-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr));
   gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 12px 12px 6px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 14px; }
+.pair { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .pair figure { max-width: 760px; }
 figure { display: flex; flex-direction: column; }
 svg { display: block; width: 100%; height: auto; margin-top: auto; }
@@ -48,7 +49,7 @@ svg { display: block; width: 100%; height: auto; margin-top: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; margin:
   10px 0; }
-caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
+caption { text-align: left; white-space: nowrap; color: var(--soft); padding-bottom: 6px; }
 th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--rule);
   white-space: nowrap; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }

@@ -155,6 +155,13 @@ def test_a_share_starts_at_zero_and_a_log_axis_shows_decades():
     assert y_labels(svg_of([0.0, 2e-7, 3e-6], scale="log")) == pytest.approx([1e-7, 1e-6, 1e-5])
 
 
+def test_rounds_are_whole_numbers_even_when_there_is_one():
+    texts = re.findall(r"text-anchor: middle[^>]*>([^<]*)<", svg_of([0.5]))
+    assert texts == ["0", "round"]
+    texts = re.findall(r"text-anchor: middle[^>]*>([^<]*)<", svg_of([0.5, 0.6, 0.7]))
+    assert texts == ["0", "1", "2", "round"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0"), (0.25, "0.25"), (12345, "1.23e4"), (2e-5, "2e-5"), (-3.0, "-3")]
 )
