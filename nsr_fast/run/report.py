@@ -22,6 +22,7 @@ from nsr_fast.run.metrics import METRICS, Metric, find_metric
 from nsr_fast.run.report_style import CSS
 
 _WIDE = {"width": 520, "height": 320}
+_CURVE = ("pass_at_k", "low", "high")
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -37,12 +38,15 @@ def write_report(run_dir: str | Path) -> Path:
             f"run: {run_dir}: expected metrics.jsonl or eval.jsonl of a run, found neither"
         )
     config = _read_config(run_dir / "config.yaml")
-    charts = [*pass_at_k_charts(evaluations), *training_charts(metrics)]
+    curves, training = pass_at_k_charts(evaluations), training_charts(metrics)
+    sections = [_summary(config, metrics, evaluations), _pass_at_k_section(evaluations, curves)]
+    sections += [_training_section(metrics, training), _config_section(config)]
+    name = run_dir.resolve().name
+    title = f"{name}: {config['objective']}" if config.get("objective") else name
     path = run_dir / "report.html"
-    page = _page(run_dir.resolve().name, config, metrics, evaluations)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(_page(title, sections), encoding="utf-8")
     (run_dir / "charts").mkdir(exist_ok=True)
-    for chart in charts:
+    for chart in (*curves, *training):
         name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
         chart.save_png(run_dir / "charts" / f"{name}.png")
     return path
@@ -55,18 +59,17 @@ def pass_at_k_charts(evaluations: list[dict]) -> list[Chart]:
     """
     if not evaluations:
         return []
-    shown = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    curves = [
-        Series(
-            f"round {e['round']}", e["k"], *(e[key] for key in _CURVE), is_baseline=e is not last
-        )
-        for last in shown[-1:]
-        for e in shown
-    ]
-    charts = [Chart("Pass@k", curves, x_label="k", is_log2=True, scale="free", **_WIDE)]
+    first, last = evaluations[0], evaluations[-1]
+    after = Series(f"round {last['round']}", last["k"], *(last[key] for key in _CURVE))
+    before = Series(f"round {first['round']}", first["k"], *(first[key] for key in _CURVE), True)
+    ends = [after] if first is last else [before, after]
+    charts = [Chart("Pass@k", ends, x_label="k", is_log2=True, scale="free", **_WIDE)]
     if len(evaluations) > 2:
         ks = sorted(set.intersection(*(set(e["k"]) for e in evaluations)))
-        course = [_at_k(evaluations, k) for k in dict.fromkeys((ks[-1], ks[0]))]
+        rounds, course = [e["round"] for e in evaluations], []
+        for k in dict.fromkeys((ks[-1], ks[0])):
+            columns = ([e[key][e["k"].index(k)] for e in evaluations] for key in _CURVE)
+            course.append(Series(f"Pass@{k}", rounds, *columns))
         charts.append(Chart("Pass@k along the run", course, scale="free", **_WIDE))
     return charts
 
@@ -107,10 +110,7 @@ def _read_config(path: Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def _page(name: str, config: Mapping, metrics: list[dict], evaluations: list[dict]) -> str:
-    title = f"{name}: {config['objective']}" if config.get("objective") else name
-    sections = [_summary(config, metrics, evaluations), _pass_at_k_section(evaluations)]
-    sections += [_training_section(metrics), _config_section(config)]
+def _page(title: str, sections: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -141,18 +141,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-def _pass_at_k_section(evaluations: list[dict]) -> str:
+def _pass_at_k_section(evaluations: list[dict], charts: Sequence[Chart]) -> str:
     if not evaluations:
         return ""
     first, last = evaluations[0], evaluations[-1]
     shown = [first] if first is last else [first, last]
     heading = "Pass@k" if first is last else "Pass@k before and after"
-    figures = "\n".join(map(_figure, pass_at_k_charts(evaluations)))
     return (
         f"<h2>{heading}</h2>\n<p class='soft'>Share of {last['num_prompts']} problems solved by at "
         f"least one of k samples (unbiased, from {last['num_samples']} samples each); bands are "
         "95 % bootstrap intervals over problems.</p>\n"
-        f'<div class="pair">\n{figures}\n</div>\n{_pass_at_k_table(shown)}'
+        f'<div class="pair">\n{_figures(charts)}\n</div>\n{_pass_at_k_table(shown)}'
     )
 
 
@@ -192,15 +191,6 @@ def _direction(low: float, high: float) -> tuple[str, str]:
     return ("down", "lower") if high < 0 else ("soft", "not resolved")
 
 
-_CURVE = ("pass_at_k", "low", "high")
-
-
-def _at_k(evaluations: list[dict], k: int) -> Series:
-    """Pass@k of every evaluation."""
-    columns = ([e[key][e["k"].index(k)] for e in evaluations] for key in _CURVE)
-    return Series(f"Pass@{k}", [e["round"] for e in evaluations], *columns)
-
-
 def _over_rounds(metrics: list[dict], key: str, metric: Metric) -> Series | None:
     """One key's line, None when it holds no finite number."""
     values = [row[key] if _is_number(row.get(key)) else None for row in metrics]
@@ -210,32 +200,30 @@ def _over_rounds(metrics: list[dict], key: str, metric: Metric) -> Series | None
     return Series(metric.label or key.removeprefix(metric.name) or metric.name, rounds, values)
 
 
-def _training_section(metrics: list[dict]) -> str:
+def _training_section(metrics: list[dict], charts: Sequence[Chart]) -> str:
     if not metrics:
         return ""
-    figures = "\n".join(map(_figure, training_charts(metrics)))
-    return (
-        f'<h2>Training</h2>\n<div class="grid-of-charts">\n{figures}\n</div>\n{_meanings(metrics)}'
-    )
+    figures = f'<div class="grid-of-charts">\n{_figures(charts)}\n</div>'
+    return f"<h2>Training</h2>\n{figures}\n{_meanings(metrics)}"
 
 
-def _figure(chart: Chart) -> str:
-    is_single = len(chart.series) == 1 and chart.x_label == "round"
-    last = f"last {number(chart.series[0].points()[-1][2])}" if is_single else ""
-    note = ", ".join(text for text in (chart.unit, last) if text)
-    keys = "" if is_single else chart.legend()
-    return (
-        f"<figure><h3>{chart.title}<small>{escape(note)}</small></h3>{keys}{chart.svg()}</figure>"
-    )
+def _figures(charts: Sequence[Chart]) -> str:
+    figures = []
+    for chart in charts:
+        is_single = len(chart.series) == 1 and chart.x_label == "round"
+        last = f"last {number(chart.series[0].points()[-1][1])}" if is_single else ""
+        note = escape(", ".join(text for text in (chart.unit, last) if text))
+        heading = f"<h3>{chart.title}<small>{note}</small></h3>"
+        figures.append(f"<figure>{heading}{chart.svg()}</figure>")
+    return "\n".join(figures)
 
 
 def _meanings(metrics: list[dict]) -> str:
     """What each key of metrics.jsonl says."""
-    keys = dict.fromkeys(key for row in metrics for key in row)
-    found = {key: metric for key in keys if (metric := find_metric(key))}
     rows = [
         _text_row(key, f"{m.meaning} [{m.unit}]" if m.unit else m.meaning)
-        for key, m in found.items()
+        for key in dict.fromkeys(key for row in metrics for key in row)
+        if (m := find_metric(key))
     ]
     table = _table("keys of metrics.jsonl", ["key", "meaning [unit]"], rows)
     return f"<details><summary>What the numbers mean</summary>{table}</details>\n"

@@ -40,12 +40,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
 .pair { display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .pair figure { max-width: 760px; }
-figure { display: flex; flex-direction: column; }
-svg { display: block; width: 100%; height: auto; margin-top: auto; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 4px 0 6px; padding: 0;
-  list-style: none; font-size: 12.5px; color: var(--soft); }
-.key { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 5px;
-  vertical-align: -1px; }
+svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; margin:
   10px 0; }

@@ -14,7 +14,7 @@ ROOM = Path(__file__).parents[2] / "nsr_fast"
 CUDA_ONLY = {"memory/kv_bytes", "memory/kv_released_bytes", "memory/kv_regained_bytes"}
 OTHER_RUNS = {"verify/p50_ms", "verify/p99_ms", "code/"}  # formulas for a worker; programs
 NOT_YET_WRITTEN = {"clip_fraction"}
-OTHER_CHARTS = {"Verifier's latency", "Clipped tokens"}
+OTHER_CHARTS = {"Verifier latency", "Clipped tokens"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def rounds(tmp_path_factory, checkpoint):
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     keys = {"model": checkpoint("qwen2"), "data": folder / "data.jsonl", "reward": "math"}
     keys |= {"template": "none", "engine": "transformers", "output_dir": folder / "run"}
-    keys |= {"max_rounds": 2, "prompts_per_round": 2, "num_generations": 4, "minibatches": 2}
+    keys |= {"max_rounds": 1, "prompts_per_round": 2, "num_generations": 4, "minibatches": 2}
     keys |= {"max_completion_length": 6, "cpu_threads": 1}
     assert main(["train", *(word for k, v in keys.items() for word in (f"--{k}", str(v)))]) == 0
     return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
