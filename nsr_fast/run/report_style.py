@@ -49,7 +49,7 @@ th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid va
   white-space: nowrap; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 .up { color: var(--green); } .down { color: var(--orange); }
-details { margin-top: 10px; } summary { cursor: pointer; }
+details { margin-top: 14px; } summary { cursor: pointer; }
 details th { text-align: left; } details td { white-space: normal; overflow-wrap: anywhere; }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
 """

@@ -177,6 +177,27 @@ def test_chart_of_constant_series_and_gap_has_finite_coordinates(scale):
     assert "a from 1 at 0 to 1 at 2" in svg
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"y": [0.0, 0.0], "scale": "log"},  # no drift at all
+        {"y": [float("inf"), None, 2.0]},
+        {"y": [None, None], "scale": "stacked"},
+    ],
+)
+def test_charts_of_odd_values_have_finite_coordinates(options):
+    svg = svg_of(**options)
+    assert "nan" not in svg and "inf" not in svg
+
+
+def test_pass_at_k_of_one_sample(tmp_path):
+    line = {"round": 0, "num_samples": 1, "num_prompts": 2, "num_correct": [0, 1]}
+    line |= {"k": [1], "pass_at_k": [0.5], "low": [0.0], "high": [1.0]}
+    (tmp_path / "eval.jsonl").write_text(json.dumps(line))
+    assert parsed(write_report(tmp_path)).count["svg"] == 1
+    assert "nan" not in (tmp_path / "report.html").read_text()
+
+
 def test_a_gap_cuts_the_line():
     line = re.search(
         r'<path d="([^"]*)" style="fill: none; stroke: var\(--blue\)', svg_of([1, 2, None, 2, 1])
