@@ -79,7 +79,7 @@ def main() -> None:
     about = environment()
     with tempfile.TemporaryDirectory() as scratch:
         problems = Path(scratch) / "problems.jsonl"
-        make = [sys.executable, "-m", "nsr_fast.data.countdown", "--split", "eval"]
+        make = [sys.executable, "examples/countdown/problems.py", "--split", "eval"]
         make += ["--num", str(arguments.num_problems), "--seed", str(arguments.problems_seed)]
         subprocess.run([*make, "--out", str(problems)], cwd=ROOT, check=True)
         for objective in arguments.objectives:

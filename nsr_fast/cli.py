@@ -80,7 +80,7 @@ def _interrupt(*_: object) -> None:
 def _report(words: list[str]) -> None:
     if len(words) != 1 or words[0].startswith("-"):
         raise InputError("report: expected one run directory; write nsr-fast report RUN_DIR")
-    from nsr_fast.evaluate import write_report
+    from nsr_fast.run.report import write_report
 
     print(write_report(words[0]))
 

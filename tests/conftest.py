@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "examples" / "countdown")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a model hub
 
 

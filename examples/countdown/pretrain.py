@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 import torch
+from corpus import corpus_example
 from tokenizer import build_tokenizer
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-
-from nsr_fast.data.countdown_corpus import corpus_example
 
 BATCH = 128
 LEARNING_RATE = 4e-3

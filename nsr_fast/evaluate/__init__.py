@@ -1,4 +1,4 @@
-"""Pass@k with intervals, and the report of a run."""
+"""Pass@k with intervals."""
 
 from nsr_fast.evaluate.pass_at_k import (
     Difference,
@@ -14,13 +14,4 @@ __all__ = [
     "paired_difference",
     "pass_at_k",
     "pass_at_k_curve",
-    "write_report",
 ]
-
-
-def __getattr__(name: str):
-    if name != "write_report":
-        raise AttributeError(f"module 'nsr_fast.evaluate' has no attribute {name!r}")
-    from nsr_fast.evaluate.report import write_report
-
-    return write_report

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from nsr_fast.config import Config
 from nsr_fast.data import prompts_of_round
-from nsr_fast.evaluate import write_report
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
@@ -18,6 +17,7 @@ from nsr_fast.run.build import Inputs, build_actor, prepare
 from nsr_fast.run.checkpoint import save_checkpoint
 from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
+from nsr_fast.run.report import write_report
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.round import Learner, run_round
 

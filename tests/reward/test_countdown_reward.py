@@ -5,9 +5,9 @@ from fractions import Fraction
 from itertools import permutations, product
 
 import pytest
+from corpus import MISTAKES, mistaken_steps
+from problems import SPLITS, random_problem
 
-from nsr_fast.data.countdown import SPLITS, random_problem
-from nsr_fast.data.countdown_corpus import MISTAKES, mistaken_steps
 from nsr_fast.errors import InputError
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.countdown import is_solution, parse_problem

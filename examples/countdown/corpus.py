@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 
-from nsr_fast.data.countdown import (
+from problems import (
     MAX_VALUE,
     Problem,
     Step,

@@ -6,7 +6,7 @@ A problem comes from a random solution tree whose values all lie in 1..99; its t
 The split is a hash of (sorted numbers, target): pretraining 70 %, train (RL) 20 %, eval 10 %, so
 the three never share a problem in any order of its numbers.
 
-    python -m nsr_fast.data.countdown --split train --num 4096 --seed 0 --out train.jsonl.gz
+    python examples/countdown/problems.py --split train --num 4096 --seed 0 --out train.jsonl.gz
 """
 
 from __future__ import annotations
@@ -137,9 +137,7 @@ def write_rows(problems: list[Problem], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m nsr_fast.data.countdown", description="Write Countdown problems as JSONL."
-    )
+    parser = argparse.ArgumentParser(description="Write Countdown problems as JSONL.")
     parser.add_argument("--split", choices=SPLITS[1:], required=True)
     parser.add_argument("--num", type=int, required=True, help="number of different problems")
     parser.add_argument("--seed", type=int, default=0)

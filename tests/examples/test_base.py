@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import distinct_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr_fast.data import load_prompts, read_rows
-from nsr_fast.data.countdown import distinct_problems
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.countdown import is_solution, parse_problem
 

@@ -4,9 +4,8 @@ import json
 import random
 
 import pytest
-
-from nsr_fast.data import read_rows
-from nsr_fast.data.countdown import (
+from corpus import corpus_example
+from problems import (
     MAX_NUMBER,
     MAX_VALUE,
     MIN_TARGET,
@@ -15,7 +14,8 @@ from nsr_fast.data.countdown import (
     main,
     random_problem,
 )
-from nsr_fast.data.countdown_corpus import corpus_example
+
+from nsr_fast.data import read_rows
 from nsr_fast.reward.countdown import is_solution, parse_problem
 
 

@@ -1,10 +1,12 @@
 """report.html of a run: Pass@k before and after, training curves, the configuration.
 
 One self-contained file (inline SVG and CSS, no script, no external resource) made from
-metrics.jsonl, eval.jsonl and config.yaml of a run directory. Absent keys are left out.
+metrics.jsonl, eval.jsonl and config.yaml of a run directory; the same charts as PNG in charts/.
+Training charts are those that metrics.METRICS declares; absent keys are left out.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from html import escape
@@ -14,37 +16,17 @@ from pathlib import Path
 import yaml
 
 from nsr_fast.errors import InputError
-from nsr_fast.evaluate.chart import Series, legend, line_chart, number
 from nsr_fast.evaluate.pass_at_k import paired_difference
-from nsr_fast.evaluate.report_style import CSS
+from nsr_fast.run.chart import Chart, Series, number
+from nsr_fast.run.metrics import METRICS, Metric, find_metric
+from nsr_fast.run.report_style import CSS
 
-# (title, unit, {key: name}, the axis starts at zero)
-_CHARTS = (
-    ("Reward", "mean of scored rollouts", {"reward": "reward"}, False),
-    ("Entropy", "nats per token", {"entropy": "entropy"}, True),
-    ("Loss", "", {"loss": "loss"}, False),
-    ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}, True),
-    ("Completion length", "tokens, mean", {"completion_length_mean": "length"}, True),
-    ("Throughput", "tokens/s", {"tokens_per_s": "tokens/s"}, True),
-    (
-        "Rollouts left out",
-        "share",
-        {"truncated_fraction": "truncated", "unscored_fraction": "unscored"},
-        True,
-    ),
-    ("Signal", "share of rollouts trained on", {"signal_fraction": "signal"}, True),
-    ("Clipped tokens", "share", {"clip_fraction": "clipped"}, True),
-    (
-        "Trainer-engine drift",
-        "nats, absolute",
-        {"drift_mean": "mean", "drift_max": "maximum"},
-        True,
-    ),
-)
+_WIDE = {"width": 520, "height": 320}
+_CURVE = ("pass_at_k", "low", "high")
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Writes run_dir/report.html and returns its path.
+    """Writes run_dir/report.html and run_dir/charts/*.png; returns the path of the former.
 
     Raises InputError when run_dir holds neither metrics.jsonl nor eval.jsonl, or a broken line.
     """
@@ -56,9 +38,54 @@ def write_report(run_dir: str | Path) -> Path:
             f"run: {run_dir}: expected metrics.jsonl or eval.jsonl of a run, found neither"
         )
     config = _read_config(run_dir / "config.yaml")
+    curves, training = pass_at_k_charts(evaluations), training_charts(metrics)
+    sections = [_summary(config, metrics, evaluations), _pass_at_k_section(evaluations, curves)]
+    sections += [_training_section(metrics, training), _config_section(config)]
+    name = run_dir.resolve().name
+    title = f"{name}: {config['objective']}" if config.get("objective") else name
     path = run_dir / "report.html"
-    path.write_text(_page(run_dir.resolve().name, config, metrics, evaluations), encoding="utf-8")
+    path.write_text(_page(title, sections), encoding="utf-8")
+    (run_dir / "charts").mkdir(exist_ok=True)
+    for chart in (*curves, *training):
+        name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
+        chart.save_png(run_dir / "charts" / f"{name}.png")
     return path
+
+
+def pass_at_k_charts(evaluations: list[dict]) -> list[Chart]:
+    """Pass@k before and after, and its course over rounds, as far as there are evaluations.
+
+    Pass@1 and Pass@(largest k) over rounds: an end point alone hides how the policy moved.
+    """
+    if not evaluations:
+        return []
+    first, last = evaluations[0], evaluations[-1]
+    after = Series(f"round {last['round']}", last["k"], *(last[key] for key in _CURVE))
+    before = Series(f"round {first['round']}", first["k"], *(first[key] for key in _CURVE), True)
+    ends = [after] if first is last else [before, after]
+    charts = [Chart("Pass@k", ends, x_label="k", is_log2=True, scale="free", **_WIDE)]
+    if len(evaluations) > 2:
+        ks = sorted(set.intersection(*(set(e["k"]) for e in evaluations)))
+        rounds, course = [e["round"] for e in evaluations], []
+        for k in dict.fromkeys((ks[-1], ks[0])):
+            columns = ([e[key][e["k"].index(k)] for e in evaluations] for key in _CURVE)
+            course.append(Series(f"Pass@{k}", rounds, *columns))
+        charts.append(Chart("Pass@k along the run", course, scale="free", **_WIDE))
+    return charts
+
+
+def training_charts(metrics: list[dict]) -> list[Chart]:
+    """The charts that METRICS declares, of the keys that hold at least one finite number."""
+    keys = dict.fromkeys(key for row in metrics for key in row)
+    declared = {key: metric for key in keys if (metric := find_metric(key)) and metric.chart}
+    charts = []
+    for title in dict.fromkeys(metric.chart for metric in METRICS if metric.chart):
+        drawn = {key: metric for key, metric in declared.items() if metric.chart == title}
+        series = [found for key, m in drawn.items() if (found := _over_rounds(metrics, key, m))]
+        if series:
+            first = next(iter(drawn.values()))
+            charts.append(Chart(title, series, first.unit, scale=first.scale))
+    return charts
 
 
 def _read_lines(path: Path) -> list[dict]:
@@ -83,10 +110,7 @@ def _read_config(path: Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def _page(name: str, config: Mapping, metrics: list[dict], evaluations: list[dict]) -> str:
-    title = f"{name}: {config['objective']}" if config.get("objective") else name
-    sections = [_summary(config, metrics, evaluations), _pass_at_k_section(evaluations)]
-    sections += [_training_section(metrics), _config_section(config)]
+def _page(title: str, sections: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -117,22 +141,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-def _pass_at_k_section(evaluations: list[dict]) -> str:
+def _pass_at_k_section(evaluations: list[dict], charts: Sequence[Chart]) -> str:
     if not evaluations:
         return ""
     first, last = evaluations[0], evaluations[-1]
     shown = [first] if first is last else [first, last]
-    series = [
-        Series(f"round {e['round']}", e["k"], e["pass_at_k"], e["low"], e["high"]) for e in shown
-    ]
-    chart = line_chart(series, title="Pass@k", x_label="k", is_log2=True, width=740, height=330)
     heading = "Pass@k" if first is last else "Pass@k before and after"
     return (
         f"<h2>{heading}</h2>\n<p class='soft'>Share of {last['num_prompts']} problems solved by at "
         f"least one of k samples (unbiased, from {last['num_samples']} samples each); bands are "
         "95 % bootstrap intervals over problems.</p>\n"
-        f'<figure class="wide">{legend(series)}{chart}</figure>\n'
-        f"{_pass_at_k_table(shown)}{_along_the_run(evaluations)}"
+        f'<div class="pair">\n{_figures(charts)}\n</div>\n{_pass_at_k_table(shown)}'
     )
 
 
@@ -169,76 +188,58 @@ def _with_interval(evaluation: Mapping, i: int) -> str:
 def _direction(low: float, high: float) -> tuple[str, str]:
     if low > 0:
         return "up", "higher"
-    return ("down", "lower") if high < 0 else ("", "not resolved")
+    return ("down", "lower") if high < 0 else ("soft", "not resolved")
 
 
-def _along_the_run(evaluations: list[dict]) -> str:
-    """Pass@1 and Pass@(largest k) over rounds: an end point alone hides how the policy moved."""
-    if len(evaluations) < 3:
-        return ""
-    ks = sorted(set.intersection(*(set(e["k"]) for e in evaluations)))
-    rounds = [e["round"] for e in evaluations]
-    series = []
-    for k in dict.fromkeys((ks[-1], ks[0])):
-        at = [e["k"].index(k) for e in evaluations]
-        columns = ([e[key][i] for e, i in zip(evaluations, at)] for key in _CURVE_KEYS)
-        series.append(Series(f"Pass@{k}", rounds, *columns))
-    chart = line_chart(series, title="Pass@k along the run", x_label="round", width=740, height=280)
-    figure = f'<figure class="wide">{legend(series)}{chart}</figure>'
-    return f"<h2>Pass@k along the run</h2>\n{figure}\n"
+def _over_rounds(metrics: list[dict], key: str, metric: Metric) -> Series | None:
+    """One key's line, None when it holds no finite number."""
+    values = [row[key] if _is_number(row.get(key)) else None for row in metrics]
+    if all(value is None for value in values):
+        return None
+    rounds = [row.get("round", i) for i, row in enumerate(metrics)]
+    return Series(metric.label or key.removeprefix(metric.name) or metric.name, rounds, values)
 
 
-_CURVE_KEYS = ("pass_at_k", "low", "high")
-
-
-def _training_section(metrics: list[dict]) -> str:
+def _training_section(metrics: list[dict], charts: Sequence[Chart]) -> str:
     if not metrics:
         return ""
-    rounds = [row.get("round", i) for i, row in enumerate(metrics)]
-    figures = [
-        _figure(title, unit, series, starts_at_zero=at_zero)
-        for title, unit, names, at_zero in _CHARTS
-        if (series := _series(metrics, rounds, names))
+    figures = f'<div class="grid-of-charts">\n{_figures(charts)}\n</div>'
+    return f"<h2>Training</h2>\n{figures}\n{_meanings(metrics)}"
+
+
+def _figures(charts: Sequence[Chart]) -> str:
+    figures = []
+    for chart in charts:
+        is_single = len(chart.series) == 1 and chart.x_label == "round"
+        last = f"last {number(chart.series[0].points()[-1][1])}" if is_single else ""
+        note = escape(", ".join(text for text in (chart.unit, last) if text))
+        heading = f"<h3>{chart.title}<small>{note}</small></h3>"
+        figures.append(f"<figure>{heading}{chart.svg()}</figure>")
+    return "\n".join(figures)
+
+
+def _meanings(metrics: list[dict]) -> str:
+    """What each key of metrics.jsonl says."""
+    rows = [
+        _text_row(key, f"{m.meaning} [{m.unit}]" if m.unit else m.meaning)
+        for key in dict.fromkeys(key for row in metrics for key in row)
+        if (m := find_metric(key))
     ]
-    phases = dict.fromkeys(key for row in metrics for key in row if key.startswith("time/"))
-    times = _series(metrics, rounds, {key: key.removeprefix("time/") for key in phases})
-    if times:
-        figures.append(_figure("Time per round", "s, by phase", times, is_stacked=True))
-    charts = "\n".join(figures)
-    return f'<h2>Training</h2>\n<div class="grid-of-charts">\n{charts}\n</div>\n'
+    table = _table("keys of metrics.jsonl", ["key", "meaning [unit]"], rows)
+    return f"<details><summary>What the numbers mean</summary>{table}</details>\n"
 
 
-def _series(metrics: list[dict], rounds: Sequence, names: Mapping[str, str]) -> list[Series]:
-    """The keys that hold at least one finite number."""
-    found = []
-    for key, name in names.items():
-        values = [row[key] if _is_number(row.get(key)) else None for row in metrics]
-        if any(value is not None for value in values):
-            found.append(Series(name, rounds, values))
-    return found
-
-
-def _figure(title: str, unit: str, series: list[Series], **options: bool) -> str:
-    chart = line_chart(series, title=title, x_label="round", **options)
-    last = "" if len(series) > 1 else f"last {number(_last(series[0]))}"
-    note = ", ".join(text for text in (unit, last) if text)
-    kind = "" if len(series) > 1 else ' class="only"'
-    keys = legend(series) if len(series) > 1 else ""
-    return f"<figure{kind}><h3>{title}<small>{escape(note)}</small></h3>{keys}{chart}</figure>"
-
-
-def _last(series: Series) -> float:
-    return [value for value in series.y if value is not None][-1]
+def _text_row(key: str, text: str) -> str:
+    return (
+        f'<tr><th scope="row"><code>{escape(key)}</code></th>'
+        f'<td class="text">{escape(text)}</td></tr>'
+    )
 
 
 def _config_section(config: Mapping) -> str:
     if not config:
         return ""
-    rows = [
-        f'<tr><th scope="row"><code>{escape(str(key))}</code></th>'
-        f'<td class="text">{escape(str(value))}</td></tr>'
-        for key, value in config.items()
-    ]
+    rows = [_text_row(str(key), str(value)) for key, value in config.items()]
     table = _table("config.yaml, resolved", ["key", "value"], rows)
     return f"<h2>Configuration</h2>\n<details><summary>All keys</summary>{table}</details>\n"
 
