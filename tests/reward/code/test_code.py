@@ -79,8 +79,7 @@ def test_reward_scores_rows_and_equal_programs_once():
 
 @isolated
 def test_an_equal_program_is_run_again_for_other_tests():
-    reward = CodeReward()
-    reward.start(limits=QUICK, num_workers=2)
+    reward = Reward([(CodeReward(limits=QUICK, num_workers=2), 1.0)])
     program = fenced("def add(a, b):\n    return a + b")
     tests = [ADD, ["assert add(1, 2) == 4"], ADD]
     assert reward(["p"] * 3, [program] * 3, [[]] * 3, tests=tests) == [1.0, -1.0, 1.0]
@@ -97,7 +96,7 @@ def test_a_sandbox_that_fails_leaves_the_rollout_unscored(monkeypatch, tmp_path)
     score = verify_code(fenced("print(3)"), SUM, backend="bwrap")
     assert score == Score(Verdict.UNSCORED, "crash: no room")
     monkeypatch.setattr(sandbox, "backend_problems", lambda: {"bwrap": None})
-    reward = CodeReward()
+    reward = Reward([(CodeReward(), 1.0)])
     assert reward([""], [fenced("print(3)")], [[]], tests=[SUM]) == [None]
     assert reward.statistics() == {"code/reason/crash": 1.0, "code/unscored": 1.0}
 
