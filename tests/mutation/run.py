@@ -67,7 +67,9 @@ def is_killed(copy: Path, mutant: Mutant) -> bool:
     path = copy / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.name}: expected its text once in {mutant.file}; mend mutants.toml")
+        raise SystemExit(
+            f"{mutant.name}: expected its text once in {mutant.file}; mend mutants.toml"
+        )
     started = time.monotonic()
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
