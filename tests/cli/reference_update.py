@@ -29,7 +29,8 @@ class Update:
     """After the round: weights by name and first moments by position, means over the steps."""
 
     weights: dict[str, torch.Tensor]
-    exp_avg: list[torch.Tensor]
+    exp_avg: dict[str, torch.Tensor]
+    loss: float
     grad_norm: float
     entropy_trained: float
     trained_tokens: int
@@ -41,31 +42,24 @@ def reference_update(folder, scored, encode, rules, offset=lambda token: 0.0):
     offset(token) was added to the sampler's logprob of each token.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    by_sign = {True: rules.positive_weight, False: rules.negative_weight}
-    trained = [
-        (encode(record["prompt"]), record["token_ids"], by_sign[record["reward"] > 0])
-        for record in scored
-        if record["reward"] is not None and by_sign[record["reward"] > 0] != 0
-    ]
+    trained = weighted(scored, encode, rules)
     with torch.no_grad():
         old = [token_logprobs(model, p, c, rules.temperature)[0] for p, c, _ in trained]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rules.learning_rate, weight_decay=rules.weight_decay
     )
-    norms, entropies = [], []
+    values, norms, entropies = [], [], []
     bounds = [len(trained) * i // rules.minibatches for i in range(rules.minibatches + 1)]
     for step, (first, last) in enumerate(zip(bounds, bounds[1:])):
         losses = []
-        for (prompt, completion, weight), before in zip(trained[first:last], old[first:last]):
-            logprob, entropy = token_logprobs(model, prompt, completion, rules.temperature)
-            term = weight * surrogate(logprob, before, weight, rules)
-            if rules.importance_sampling_cap is not None:
-                shift = torch.tensor([offset(token) for token in completion], dtype=torch.float64)
-                term = term * (-shift).exp().clamp(max=rules.importance_sampling_cap)
-            losses.append(-term - rules.entropy_coef * entropy)
+        for sequence, before in zip(trained[first:last], old[first:last]):
+            loss, entropy = sequence_loss(model, sequence, before, rules, offset)
+            losses.append(loss)
             entropies.append(entropy.detach())
         optimizer.zero_grad()
-        torch.cat(losses).mean().backward()
+        mean = torch.cat(losses).mean()
+        mean.backward()
+        values.append(float(mean.detach()))
         parameters = list(model.parameters())
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, rules.max_grad_norm)))
         share = min(1.0, (step + 1) / max(1, rules.warmup_steps))
@@ -75,17 +69,40 @@ def reference_update(folder, scored, encode, rules, offset=lambda token: 0.0):
     return Update(
         weights={name: tensor.detach() for name, tensor in model.state_dict().items()},
         exp_avg={name: optimizer.state[p]["exp_avg"] for name, p in model.named_parameters()},
+        loss=sum(values) / len(values),
         grad_norm=sum(norms) / len(norms),
         entropy_trained=float(entropy.mean()),
         trained_tokens=entropy.numel(),
     )
 
 
+def weighted(scored, encode, rules):
+    """(prompt ids, completion ids, weight) of the rollouts that carry a weight."""
+    weights = {None: 0.0, True: rules.positive_weight, False: rules.negative_weight}
+    signs = [None if r["reward"] is None else r["reward"] > 0 for r in scored]
+    return [
+        (encode(record["prompt"]), record["token_ids"], weights[sign])
+        for record, sign in zip(scored, signs)
+        if weights[sign] != 0
+    ]
+
+
+def sequence_loss(model, sequence, before, rules, offset):
+    """(loss, entropy) of every token, not yet averaged."""
+    prompt, completion, weight = sequence
+    logprob, entropy = token_logprobs(model, prompt, completion, rules.temperature)
+    term = weight * surrogate(logprob, before, weight, rules)
+    if rules.importance_sampling_cap is not None:  # old policy / sampler, a constant
+        shift = torch.tensor([offset(token) for token in completion], dtype=torch.float64)
+        term = term * (-shift).exp().clamp(max=rules.importance_sampling_cap)
+    return -term - rules.entropy_coef * entropy, entropy
+
+
 def surrogate(logprob, before, weight, rules):
-    """The ratio, clipped (PPO) when a round has several steps."""
-    ratio = (logprob - before).exp()
+    """The logprob, or the clipped ratio (PPO) when a round has several steps."""
     if rules.minibatches == 1:
-        return ratio
+        return logprob
+    ratio = (logprob - before).exp()
     high = rules.epsilon if rules.epsilon_high is None else rules.epsilon_high
     clipped = ratio.clamp(1 - rules.epsilon, 1 + high)
     return torch.minimum(ratio, clipped) if weight > 0 else torch.maximum(ratio, clipped)

@@ -21,9 +21,9 @@ OBJECTIVES = {"psr": (1.0, 0.0), "nsr": (0.0, -1.0), "reinforce": (1.0, -1.0)}
 SEVERAL = {"objective": "reinforce", "minibatches": 2, "learning_rate": 1e-2}
 # settings of the command line; those in the last column are taken back for the run without them
 UPDATES = {
-    "objective psr": ({"objective": "psr"}, {"objective": "nsr"}),
-    "objective nsr": ({"objective": "nsr"}, {"objective": "reinforce"}),
-    "objective reinforce": ({"objective": "reinforce"}, {"objective": "nsr"}),
+    "objective-psr": ({"objective": "psr"}, {"objective": "nsr"}),
+    "objective-nsr": ({"objective": "nsr"}, {"objective": "reinforce"}),
+    "objective-reinforce": ({"objective": "reinforce"}, {"objective": "nsr"}),
     "psr_weight": ({"objective": "w_reinforce", "psr_weight": 0.3}, {"psr_weight": 0.1}),
     "temperature": ({"temperature": 0.7}, {"temperature": 1.0}),
     "learning_rate": ({"learning_rate": 2e-3}, {"learning_rate": 1e-3}),
@@ -34,8 +34,11 @@ UPDATES = {
     "epsilon": ({**SEVERAL, "epsilon": 0.02}, {"epsilon": 0.2}),
     "epsilon_high": ({**SEVERAL, "epsilon": 0.05, "epsilon_high": 0.6}, {"epsilon_high": None}),
     "entropy_coef": ({"entropy_coef": 0.5}, {"entropy_coef": 0.0}),
-    "cap, one step": ({"importance_sampling_cap": 1.2}, {"importance_sampling_cap": None}),
-    "cap, two steps": (
+    "importance_sampling_cap-one-step": (
+        {"importance_sampling_cap": 1.2},
+        {"importance_sampling_cap": None},
+    ),
+    "importance_sampling_cap-two-steps": (
         {**SEVERAL, "importance_sampling_cap": 1.2},
         {"importance_sampling_cap": None},
     ),
@@ -53,6 +56,10 @@ def rules_of(settings):
 def sampler_offset(token):
     """What the capped runs add to the sampler's logprob of a token, so that ratios are not 1."""
     return (token % 3 - 1) * 0.7
+
+
+def as_sampled(call, stream):
+    return stream
 
 
 def shifted(call, stream):
@@ -85,15 +92,13 @@ def distance(weights, expected):
 def test_update_is_the_formula_with_this_setting(policy, tmp_path, setting):
     settings, without = UPDATES[setting]
     has_cap = "importance_sampling_cap" in settings
-    if has_cap:
-        with watched_engine(shifted):
-            done = completed(run_train(tmp_path, policy, drift_limit=2.0, **settings))
-    else:
-        done = completed(run_train(tmp_path, policy, **settings))
-    encode = byte_tokenizer().encode
-    expected = reference_update(policy, done.trained(), encode, rules_of(settings), sampler_offset)
-    other = reference_update(
-        policy, done.trained(), encode, rules_of({**settings, **without}), sampler_offset
+    limit = {"drift_limit": 2.0} if has_cap else {}
+    with watched_engine(shifted if has_cap else as_sampled):
+        done = completed(run_train(tmp_path, policy, **settings, **limit))
+    rules, default = rules_of(settings), rules_of({**settings, **without})
+    expected, other = (
+        reference_update(policy, done.trained(), byte_tokenizer().encode, each, sampler_offset)
+        for each in (rules, default)
     )
     before, after = load_file(policy / "model.safetensors"), done.weights(1)
     step = distance(before, expected.weights)
@@ -101,7 +106,7 @@ def test_update_is_the_formula_with_this_setting(policy, tmp_path, setting):
     assert distance(after, expected.weights) < 0.005 * step
 
     (metrics,) = done.metrics
-    rules = rules_of(settings)
+    assert metrics["loss"] == pytest.approx(expected.loss, rel=1e-4, abs=1e-5)
     assert metrics["grad_norm"] == pytest.approx(expected.grad_norm, rel=1e-3)
     assert metrics["entropy_trained"] == pytest.approx(expected.entropy_trained, rel=1e-4)
     assert metrics["trained_tokens"] == expected.trained_tokens
@@ -109,14 +114,17 @@ def test_update_is_the_formula_with_this_setting(policy, tmp_path, setting):
     share = min(1.0, (rules.minibatches + 1) / max(1, rules.warmup_steps))
     assert metrics["learning_rate"] == pytest.approx(rules.learning_rate * share)  # of the next
     assert (metrics["drift_mean"] < 1e-4) != has_cap
+    check_trainer_state(done, expected, rules.minibatches)
 
+
+def check_trainer_state(done, expected, steps):
     state = torch.load(done.checkpoint(1) / "trainer_state.pt", weights_only=True)
     assert state["round"] == 1
-    assert state["optimizer"]["num_steps"] == rules.minibatches
+    assert state["optimizer"]["num_steps"] == steps
     saved = state["optimizer"]["parameters"]
     assert saved.keys() == expected.exp_avg.keys()
     for name, moment in expected.exp_avg.items():
-        assert saved[name]["num_steps"] == rules.minibatches
+        assert saved[name]["num_steps"] == steps
         assert float((saved[name]["exp_avg"].double() - moment).norm()) <= 5e-3 * moment.norm()
 
 
