@@ -32,6 +32,14 @@ def test_kernels_is_never_a_top_level_package():
             assert "\nfrom kernels" not in text and "\nimport kernels" not in text, path
 
 
+def test_kernels_import_no_room_above_them():
+    allowed = ("from nsr_fast.kernels", "from nsr_fast import _cpu", "from nsr_fast import _cuda")
+    for path in (ROOT / "kernels").glob("*.py"):
+        for line in map(str.strip, path.read_text().splitlines()):
+            if line.startswith(("from nsr_fast", "import nsr_fast")):
+                assert line.startswith(allowed), (path, line)
+
+
 def test_heavy_dependencies_have_one_door():
     for path in [*(ROOT / "nsr_fast").rglob("*.py"), *(ROOT / "kernels").glob("*.py")]:
         name = path.relative_to(ROOT).as_posix()
