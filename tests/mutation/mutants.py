@@ -318,8 +318,8 @@ MUTANTS = [
     Mutant(
         "code-cache-key",
         "nsr_fast/reward/code/reward.py",
-        "key = (completion, repr(test))",
-        'key = (completion, "")',
+        "key = (rollout.text, repr(tests))",
+        'key = (rollout.text, "")',
         (CODE,),
     ),
     # CUDA through the SIMT shim
