@@ -25,7 +25,15 @@ class Shard(Protocol):
 
     classes: int  # rows of the whole head
 
-    def row_pass_(self, head: "Head", logits, target, c, e, saved) -> RowStats | None:
+    def row_pass_(
+        self,
+        head: "Head",
+        logits: Tensor,
+        target: Tensor,
+        c: Tensor | None,
+        e: Tensor | None,
+        saved: tuple[Tensor, Tensor] | None,
+    ) -> RowStats | None:
         """Head.row_pass_ on this part's columns, with the statistics of the whole row."""
 
     def add_up_(self, grad_hidden: Tensor) -> None:
@@ -59,20 +67,20 @@ class Head:
     def __post_init__(self) -> None:
         weight = self.weight
         _check_matrix("weight", weight)
-        vocab = weight.shape[0]
-        if vocab == 0:
+        if len(weight) == 0:
             raise ValueError(f"weight: expected [V, D] with V >= 1, got {text(weight)}")
         _check_bias(self.bias, weight)
-        for name in ("temperature", "softcap"):
-            _check_positive(name, getattr(self, name))
+        _check_positive("temperature", self.temperature)
+        if self.softcap is not None:
+            _check_positive("softcap", self.softcap)
         dtype = weight.dtype if self.logits_dtype is None else self.logits_dtype
         if dtype not in (torch.float32, weight.dtype):
             want = f"float32 or {weight.dtype} (that of hidden)"
             raise ValueError(f"logits_dtype: expected {want}, got {dtype}")
         _check_count("chunk_rows", self.chunk_rows, 2**63 - 1)
-        _check_count("vocab", self.vocab, vocab)
-        object.__setattr__(self, "logits_dtype", dtype)
+        _check_count("vocab", self.vocab, len(weight))
         backend = resolve_backend(self.backend, weight.device, dtype)
+        object.__setattr__(self, "logits_dtype", dtype)
         object.__setattr__(self, "backend", backend)
 
     @property
@@ -98,9 +106,8 @@ class Head:
             want = f"[V, D]=[V, {width}] on {hidden.device} like hidden"
             raise ValueError(f"weight: expected {want}, got {text(weight)}")
         if weight.dtype != hidden.dtype:
-            want = f"{hidden.dtype} like hidden"
-            cure = "cast one of them or use torch.autocast"
-            raise ValueError(f"weight: expected {want}, got {weight.dtype}; {cure}")
+            got = f"{weight.dtype}; cast one of them or use torch.autocast"
+            raise ValueError(f"weight: expected {hidden.dtype} like hidden, got {got}")
 
     def row_pass_(
         self,
@@ -140,8 +147,7 @@ class TokenInputs:
     ref_logprob: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_matrix("hidden", self.hidden)
-        check_target(self.target, self.hidden)
+        check_rows(self.hidden, self.target)
         for name in ("token_weight", *SIDES):
             x, device = getattr(self, name), self.hidden.device
             if x is None:
@@ -216,20 +222,6 @@ class PassOptions:
             raise ValueError(f"tail_mass: only 0.0 (exact gradients) is offered, got {got}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Gradients:
-    """Buffers to fill, None where no gradient is wanted. accumulate adds to weight and bias."""
-
-    hidden: Tensor | None  # [T, D], zero in the rows that are not active
-    weight: Tensor | None  # [V, D]
-    bias: Tensor | None  # [V]
-    accumulate: bool = False
-
-    @property
-    def are_wanted(self) -> bool:
-        return self.hidden is not None or self.weight is not None or self.bias is not None
-
-
 def check_tensors(required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
     """Every value a tensor; those of `optional` may be None."""
     for name, x in {**required, **optional}.items():
@@ -242,16 +234,16 @@ def cast_for_autocast(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """hidden, weight and bias as torch.nn.functional.linear sees them: cast when autocast is on."""
     kind = hidden.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return hidden, weight, bias
-    if hidden.dtype == torch.float64:
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if not is_on or hidden.dtype == torch.float64:
         return hidden, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def check_target(target: Tensor, hidden: Tensor) -> None:
-    """[T] int64 beside hidden [T, D]; its values are looked at by check_range."""
+def check_rows(hidden: Tensor, target: Tensor) -> None:
+    """hidden [T, D] and target [T] int64, whose values check_range looks at."""
+    _check_matrix("hidden", hidden)
     tokens, device = hidden.shape[0], hidden.device
     if target.shape != (tokens,) or target.dtype != torch.int64 or target.device != device:
         raise ValueError(f"target: expected [T]=[{tokens}] int64 on {device}, got {text(target)}")
@@ -288,10 +280,10 @@ def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
         raise ValueError(f"bias: expected {weight.dtype} like weight, got {bias.dtype}")
 
 
-def _check_positive(name: str, value: float | None) -> None:
-    """None, or above 0 and finite in float32, and so is its inverse (kernels divide by it)."""
+def _check_positive(name: str, value: float) -> None:
+    """Above 0 and finite in float32, and so is its inverse (kernels divide by it)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and (not is_number or not _SINGLE.tiny <= value <= 1.0 / _SINGLE.tiny):
+    if not is_number or not (_SINGLE.tiny <= value <= 1.0 / _SINGLE.tiny):
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nsr_fast.kernels.head import (
     SIDES,
-    Gradients,
     Head,
     TermsFn,
     TokenInputs,
@@ -32,6 +31,20 @@ ROW_NAMES = (
 # rate; CUDA: 2048 rows of bfloat16 keep them compute-bound.
 _TILE_BYTES = {"cpu": 150 << 20, "cuda": 640 << 20}
 _ROW_MULTIPLE = {"cpu": 16, "cuda": 128}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gradients:
+    """Buffers to fill, None where no gradient is wanted. accumulate adds to weight and bias."""
+
+    hidden: Tensor | None  # [T, D], zero in the rows that are not active
+    weight: Tensor | None  # [V, D]
+    bias: Tensor | None  # [V]
+    accumulate: bool = False
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.hidden is not None or self.weight is not None or self.bias is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.head import (
-    Gradients,
     Head,
     cast_for_autocast,
     check_range,
-    check_target,
+    check_rows,
     check_tensors,
 )
-from nsr_fast.kernels.head_loop import active_rows, add_gradients, chunks, clear_unused
+from nsr_fast.kernels.head_loop import Gradients, active_rows, add_gradients, chunks, clear_unused
 
 FUSED = "triton_fused"
 
@@ -81,8 +80,8 @@ def _checked_head(
     if backend == FUSED:
         backend, logits_dtype = "triton", torch.float32
     head = Head(weight, bias, temperature, softcap, logits_dtype, backend)
+    check_rows(hidden, target)
     head.check_hidden(hidden)
-    check_target(target, hidden)
     return head
 
 

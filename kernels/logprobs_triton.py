@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nsr_fast.kernels.head import Head, check_target
+from nsr_fast.kernels.head import Head, check_rows
 from nsr_fast.kernels.rows import RowStats
 from nsr_fast.kernels.sums_triton import (
     IS_INTERPRETED,
@@ -156,43 +156,43 @@ def linear_stats(head: Head, hidden: Tensor, target: Tensor) -> RowStats:
     Memory   24 T ceil(V / 4096) bytes beside the results (1024 instead of 4096 below 1024 tokens)
     Raises   ValueError on shape, dtype or device
     """
+    check_rows(hidden, target)
     head.check_hidden(hidden)
-    check_target(target, hidden)
-    (weight, bias), (tokens, width) = head.valid, hidden.shape
-    stats = RowStats.empty(tokens, torch.float32, hidden.device)
-    if tokens == 0:
-        return stats
-    split = 4096 if tokens >= 1024 else 1024
-    num_splits = triton.cdiv(weight.shape[0], split)
-    config = FULL if hidden.dtype == torch.float32 else HALF
-    shared = {
-        "target_ptr": target.contiguous(),
-        "parts_ptr": torch.empty(num_splits, NUM_PARTS, tokens, device=hidden.device),
-        "num_tokens": tokens,
-        "vocab": weight.shape[0],
-    }
-    with torch.cuda.device_of(hidden):
-        split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
-            hidden_ptr=hidden,
-            weight_ptr=weight,
-            bias_ptr=bias,
-            width=width,
-            split=split,
-            scale=LOG2E.value / head.temperature,
-            softcap=head.softcap or 0.0,
-            HAS_BIAS=bias is not None,
-            HAS_SOFTCAP=head.softcap is not None,
-            UPCAST=IS_INTERPRETED,
-            enable_fp_fusion=True,
-            **config,
-            **shared,
-        )
-        combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
-            outputs_ptr=stats.logprob,  # the other four rows follow it
-            greedy_ptr=stats.greedy,
-            num_splits=num_splits,
-            inv_temp=1.0 / head.temperature,
-            **COMBINE,
-            **shared,
-        )
+    stats = RowStats.empty(len(target), torch.float32, hidden.device)
+    if len(target):
+        with torch.cuda.device_of(hidden):
+            _launch(head, hidden, target.contiguous(), stats)
     return stats
+
+
+def _launch(head: Head, hidden: Tensor, target: Tensor, stats: RowStats) -> None:
+    (weight, bias), (tokens, width) = head.valid, hidden.shape
+    vocab = weight.shape[0]
+    split = 4096 if tokens >= 1024 else 1024
+    num_splits = triton.cdiv(vocab, split)
+    parts = torch.empty(num_splits, NUM_PARTS, tokens, device=hidden.device)
+    shared = {"target_ptr": target, "parts_ptr": parts, "num_tokens": tokens, "vocab": vocab}
+    config = FULL if hidden.dtype == torch.float32 else HALF
+    split_kernel[(triton.cdiv(tokens, config["BLOCK_T"]), num_splits)](
+        hidden_ptr=hidden,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        width=width,
+        split=split,
+        scale=LOG2E.value / head.temperature,
+        softcap=head.softcap or 0.0,
+        HAS_BIAS=bias is not None,
+        HAS_SOFTCAP=head.softcap is not None,
+        UPCAST=IS_INTERPRETED,
+        enable_fp_fusion=True,
+        **config,
+        **shared,
+    )
+    combine_kernel[(triton.cdiv(tokens, COMBINE["BLOCK_T"]),)](
+        outputs_ptr=stats.logprob,  # the other four rows follow it
+        greedy_ptr=stats.greedy,
+        num_splits=num_splits,
+        inv_temp=1.0 / head.temperature,
+        **COMBINE,
+        **shared,
+    )

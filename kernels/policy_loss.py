@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.head import (
-    Gradients,
     Head,
     PassOptions,
     TermsFn,
@@ -22,7 +21,7 @@ from nsr_fast.kernels.head import (
     check_range,
     check_tensors,
 )
-from nsr_fast.kernels.head_loop import ROW_NAMES, policy_rows
+from nsr_fast.kernels.head_loop import ROW_NAMES, Gradients, policy_rows
 from nsr_fast.kernels.policy_stats import PolicyStats
 from nsr_fast.kernels.rows import text
 

@@ -102,14 +102,12 @@ def linear_policy_loss(
     target: Tensor,
     token_weight: Tensor,
     *,
+    surrogate: TermsFn | None = None,
+    entropy_coef: float = 0.0,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     softcap: float | None = None,
-    surrogate: TermsFn | None = None,
-    old_logprob: Tensor | None = None,
-    sampler_logprob: Tensor | None = None,
-    ref_logprob: Tensor | None = None,
-    entropy_coef: float = 0.0,
+    **sides: Tensor | None,
 ) -> Tensor:
     """The loss [] of linear_policy_loss from full logits of the active rows, under autograd.
 
@@ -122,9 +120,8 @@ def linear_policy_loss(
     w = token_weight[rows].to(logprob.dtype)
     if surrogate is None:
         return -(w * logprob + entropy_coef * entropy).sum()
-    sides = [old_logprob, sampler_logprob, ref_logprob]
-    sides = [None if side is None else side[rows].to(logprob.dtype) for side in sides]
-    terms = surrogate(TokenRows(logprob.detach(), entropy.detach(), w, *sides))
+    side = {k: None if x is None else x[rows].to(logprob.dtype) for k, x in sides.items()}
+    terms = surrogate(TokenRows(logprob.detach(), entropy.detach(), w, **side))
     e = torch.zeros_like(w) if terms.e is None else terms.e
     e = e - entropy_coef
     moved = terms.c * (logprob - logprob.detach()) + e * (entropy - entropy.detach())

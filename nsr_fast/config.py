@@ -254,11 +254,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], Callable[[Config], bool]]] = {
         lambda c: c.eval.eval_data is not None,
     ),
     "engine: vllm": (
-        ("share_weights", "kv_cache_gib"),
+        ("share_weights", "gpu_memory_utilization", "kv_cache_gib"),
         lambda c: c.engine.engine != "transformers",
-    ),
-    "engine: vllm without kv_cache_gib": (
-        ("gpu_memory_utilization",),
-        lambda c: c.engine.engine != "transformers" and c.engine.kv_cache_gib is None,
     ),
 }

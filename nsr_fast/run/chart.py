@@ -95,7 +95,7 @@ class Chart:
                 line.set(marker="o" if is_short else "", markersize=5)
             unit = f" ({self.unit})" if self.unit else ""
             figure.axes[0].set_title(self.title + unit, loc="left", fontweight="bold")
-            figure.get_layout_engine().set(w_pad=0.1)
+            figure.subplots_adjust(top=1 - 28 / self.height)
             figure.savefig(path, dpi=144, metadata={"Software": None})
 
 
@@ -110,8 +110,8 @@ def number(value: float) -> str:
 
 
 def _drawn(chart: Chart) -> Figure:
-    figure = Figure((chart.width / 72, chart.height / 72), dpi=72, layout="constrained")
-    figure.set_facecolor(LIGHT["page"])
+    width, height = chart.width, chart.height
+    figure = Figure((width / 72, height / 72), dpi=72, facecolor=LIGHT["page"])
     axes, colours, top = figure.add_subplot(facecolor="none"), cycle(_LINES), 0.0
     for series in chart.series:
         style = {"color": LIGHT["grey" if series.is_baseline else next(colours)], "clip_on": False}
@@ -125,12 +125,15 @@ def _drawn(chart: Chart) -> Figure:
             continue
         if series.high:
             _band(axes, x, series.low, series.high, alpha=0.17, **style)
-        dashes = (0, (3, 1.5)) if series.is_baseline else "solid"
-        width = 2 if len(x) <= 100 else 1.3
-        axes.plot(x, y, label=series.name, linestyle=dashes, linewidth=width, **style)
+        style |= {"linestyle": (0, (3, 1.5))} if series.is_baseline else {}
+        axes.plot(x, y, label=series.name, linewidth=2 if len(x) <= 100 else 1.3, **style)
     _set_axes(axes, chart)
+    bottom = 40
     if len(chart.series) > 1 or chart.is_log2:
-        figure.legend(loc="outside lower left", ncols=4)
+        bottom = 60
+        figure.legend(loc="lower left", ncols=4, bbox_to_anchor=(0, 0))
+    edges = {"left": 54 / width, "right": 1 - 10 / width}  # fixed: plots align from card to card
+    figure.subplots_adjust(**edges, bottom=bottom / height, top=1 - 8 / height)
     return figure
 
 

@@ -1,5 +1,5 @@
 """The run directory: config.yaml, environment.json, metrics.jsonl, eval.jsonl, rollouts/,
-checkpoints/, report.html. Append-only while the run lasts."""
+checkpoints/, report.html, charts/. Append-only while the run lasts."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from nsr_fast.errors import InputError
 from nsr_fast.types import Group
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
-_FOLDERS = ("rollouts", "checkpoints")
+_FOLDERS = ("rollouts", "checkpoints", "charts")
 
 
 def check_output_dir(keys: RunKeys) -> None:

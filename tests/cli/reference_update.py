@@ -74,7 +74,7 @@ def reference_update(folder, scored, encode, rules, offset=lambda token: 0.0):
     entropy = torch.cat(entropies)
     return Update(
         weights={name: tensor.detach() for name, tensor in model.state_dict().items()},
-        exp_avg=[optimizer.state[p]["exp_avg"] for p in model.parameters()],
+        exp_avg={name: optimizer.state[p]["exp_avg"] for name, p in model.named_parameters()},
         grad_norm=sum(norms) / len(norms),
         entropy_trained=float(entropy.mean()),
         trained_tokens=entropy.numel(),

@@ -3,7 +3,7 @@
 Anything else they use is the command line, the files of a run and TransformersEngine.generate.
 """
 
-RUN_CHECK = "nsr_fast.kernels.check.run_check"  # what the verb `check` calls; returns a bool
+RUN_CHECK = "nsr_fast.bench.check.run_check"  # what the verb `check` calls; returns a bool
 COMPLETIONS_AT_ONCE = "nsr_fast.evaluate.sample._COMPLETIONS_AT_ONCE"  # of one evaluation part
 ENGINE_GENERATE = "nsr_fast.rollout.transformers_engine.TransformersEngine.generate"
 VLLM_ENGINE = "nsr_fast.rollout.vllm_engine.VllmEngine"

@@ -64,13 +64,13 @@ def test_evaluations_of_an_unchanged_policy_are_equal(policy, tmp_path):
 
 def test_trainer_state_has_round_steps_and_moments_of_every_parameter(policy, run):
     model = AutoModelForCausalLM.from_pretrained(policy)
-    shapes = [list(parameter.shape) for parameter in model.parameters()]
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for index in (1, 2):
         state = torch.load(run.checkpoint(index) / "trainer_state.pt", weights_only=True)
         assert state["round"] == index and state["optimizer"]["num_steps"] == 2 * index
         parameters = state["optimizer"]["parameters"]
-        assert [list(saved["exp_avg"].shape) for saved in parameters] == shapes
-        for saved in parameters:
+        assert {name: saved["exp_avg"].shape for name, saved in parameters.items()} == shapes
+        for saved in parameters.values():
             assert saved["num_steps"] == 2 * index
             assert saved["exp_avg"].count_nonzero() > 0 and (saved["exp_avg_sq"] > 0).any()
 

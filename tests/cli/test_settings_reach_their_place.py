@@ -81,9 +81,9 @@ def distance(weights, expected):
     return float(torch.stack(parts).sum().sqrt())
 
 
-@pytest.mark.parametrize("name", UPDATES)
-def test_update_is_the_formula_with_this_setting(policy, tmp_path, name):
-    settings, without = UPDATES[name]
+@pytest.mark.parametrize("setting", UPDATES)
+def test_update_is_the_formula_with_this_setting(policy, tmp_path, setting):
+    settings, without = UPDATES[setting]
     has_cap = "importance_sampling_cap" in settings
     if has_cap:
         with watched_engine(shifted):
@@ -114,10 +114,10 @@ def test_update_is_the_formula_with_this_setting(policy, tmp_path, name):
     assert state["round"] == 1
     assert state["optimizer"]["num_steps"] == rules.minibatches
     saved = state["optimizer"]["parameters"]
-    assert len(saved) == len(expected.exp_avg)
-    for parameter, moment in zip(saved, expected.exp_avg):
-        assert parameter["num_steps"] == rules.minibatches
-        assert float((parameter["exp_avg"].double() - moment).norm()) <= 5e-3 * moment.norm()
+    assert saved.keys() == expected.exp_avg.keys()
+    for name, moment in expected.exp_avg.items():
+        assert saved[name]["num_steps"] == rules.minibatches
+        assert float((saved[name]["exp_avg"].double() - moment).norm()) <= 5e-3 * moment.norm()
 
 
 def test_trained_and_sampled_logprobs_are_those_of_the_temperature(run):
@@ -232,15 +232,15 @@ def test_seed_changes_prompts_noise_and_evaluation(policy, tmp_path):
 
 
 def test_dtype_and_master_weights_are_those_of_the_checkpoint(run):
-    for dtype, master_weights, has_master, has_seed in [
-        ("float32", "device", False, False),
-        ("bfloat16", "device", True, False),
-        ("bfloat16", "stochastic", False, True),
+    for dtype, masters, has_master, has_seed in [
+        ("float32", {}, False, False),
+        ("bfloat16", {"master_weights": "device"}, True, False),
+        ("bfloat16", {"master_weights": "stochastic"}, False, True),
     ]:
-        done = run(dtype=dtype, master_weights=master_weights, overwrite="true")
+        done = run(dtype=dtype, **masters, overwrite="true")
         assert {t.dtype for t in done.weights(1).values()} == {getattr(torch, dtype)}
         state = torch.load(done.checkpoint(1) / "trainer_state.pt", weights_only=True)
-        for parameter in state["optimizer"]["parameters"]:
+        for parameter in state["optimizer"]["parameters"].values():
             assert (parameter["master"] is not None) == has_master
             assert (parameter["seed"] is not None) == has_seed
 

@@ -38,7 +38,6 @@ SETTINGS = {
     "max_completion_length": 8,
     "max_prompt_length": 400,
     "learning_rate": 1e-3,
-    "eval_num_samples": 4,
     "max_num_seqs": 16,
     "cpu_threads": 1,
 }
@@ -92,6 +91,7 @@ def test_two_rounds_change_and_save_the_weights(
         "train",
         model=base,
         data=inputs / "data.jsonl",
+        eval_num_samples=4,
         eval_data=inputs / "eval.jsonl",
         reward=f"{inputs}/reward.py:every_other",
         output_dir=run,

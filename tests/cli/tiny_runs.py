@@ -29,7 +29,6 @@ SETTINGS = {
     "max_completion_length": 8,
     "max_prompt_length": 40,
     "learning_rate": 1e-3,
-    "eval_num_samples": 4,
     "cpu_threads": 1,
 }
 # parity reads the first token of a completion: about half of them are right
@@ -139,6 +138,7 @@ def run_train(folder, model, *, rows=None, eval_rows=None, reward="parity", **se
     }
     if eval_rows:
         keys["eval_data"] = write_rows(folder / "eval.jsonl", eval_rows)
+        keys.setdefault("eval_num_samples", 4)
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):

@@ -7,6 +7,7 @@ import torch
 from problems import distinct_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nsr_fast.config import DataKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.countdown import is_solution, parse_problem
@@ -44,9 +45,8 @@ def test_token_ids_are_fixed(tokenizer, model):
 
 @pytest.mark.parametrize("name", ["train.jsonl.gz", "eval.jsonl.gz"])
 def test_every_problem_round_trips(tokenizer, name):
-    prompts = load_prompts(
-        str(EXAMPLE / name), tokenizer=tokenizer, template="none", max_prompt_length=8
-    )
+    keys = DataKeys(data=str(EXAMPLE / name), template="none", max_prompt_length=8)
+    prompts = load_prompts(read_rows(keys.data), keys, tokenizer)
     for prompt in prompts:
         assert len(prompt.token_ids) == 8
         assert tokenizer.decode(prompt.token_ids) == prompt.columns["prompt"]

@@ -5,8 +5,8 @@ import torch
 from linear_cases import ALL, head_case, leaves
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsr_fast.kernels.head import Gradients, Head, PassOptions, TokenInputs
-from nsr_fast.kernels.head_loop import policy_rows
+from nsr_fast.kernels.head import Head, PassOptions, TokenInputs
+from nsr_fast.kernels.head_loop import Gradients, policy_rows
 from nsr_fast.kernels.policy_loss import policy_pass
 from nsr_fast.objective.terms import PpoClip
 

@@ -12,16 +12,32 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-
-from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 600
 
 
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands once in `file`; `tests` fail when it is replaced by `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+def mutants() -> list[Mutant]:
+    table = tomllib.loads((Path(__file__).parent / "mutants.toml").read_text())
+    return [Mutant(name, **entry) for name, entry in table.items()]
+
+
 def main(names: list[str]) -> int:
-    chosen = [m for m in MUTANTS if not names or m.name in names]
+    chosen = [m for m in mutants() if not names or m.name in names]
     with tempfile.TemporaryDirectory(dir=os.environ.get("MUTATION_DIR")) as folder:
         copy = copied(Path(folder) / "copy")
         tests = sorted({test for mutant in chosen for test in mutant.tests})
@@ -51,7 +67,9 @@ def is_killed(copy: Path, mutant: Mutant) -> bool:
     path = copy / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.name}: expected its text once in {mutant.file}; mend mutants.py")
+        raise SystemExit(
+            f"{mutant.name}: expected its text once in {mutant.file}; mend mutants.toml"
+        )
     started = time.monotonic()
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
@@ -63,7 +81,7 @@ def is_killed(copy: Path, mutant: Mutant) -> bool:
     return failed is not None
 
 
-def first_failure(copy: Path, tests: tuple[str, ...] | list[str]) -> str | None:
+def first_failure(copy: Path, tests: list[str]) -> str | None:
     """The first failing test of the copy, None when all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not gpu and not slow", *tests]
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -18,7 +18,7 @@ def load(folder):
 
 
 def start(name, folder, model, tokenizer, *, stop_token_ids=(2,), **keys):
-    keys = EngineKeys(engine=name, max_num_seqs=16, **keys)
+    keys = EngineKeys(engine=name, **{"max_num_seqs": 16, **keys})
     sizes = {"max_model_len": 512, "stop_token_ids": stop_token_ids}
     return build_engine(keys, str(folder), model, tokenizer, **sizes)
 

@@ -146,7 +146,7 @@ def test_a_reload_that_changes_nothing_stops_the_run():
     weights, trainer, _ = reloaded_weights(loads=False)
     weights.check()  # nothing to load yet
     trainer.proj.weight.data[0, 0] += 1.0
-    with pytest.raises(GuardStop, match="trainer and engine did not change together"):
+    with pytest.raises(GuardStop, match="policy and engine did not change together"):
         weights.check()
 
 
@@ -157,5 +157,5 @@ def test_a_reload_that_follows_the_trainer_passes():
     weights.check()
     assert torch.equal(engine.proj.weight[:6], trainer.proj.weight)
     engine.proj.weight.data[7, 0] += 1.0  # the engine's alone
-    with pytest.raises(GuardStop, match="trainer and engine did not change together"):
+    with pytest.raises(GuardStop, match="policy and engine did not change together"):
         weights.check()
