@@ -102,7 +102,7 @@ def _all(outcomes: Iterable[Outcome], end: bool = False) -> Outcome:
     return result
 
 
-_any = partial(_all, end=True)  # True if any is True, else None if any is None, else False
+any_true = partial(_all, end=True)  # True if any is, else None if any is, else False
 
 
 def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
@@ -115,7 +115,7 @@ def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
     if letters(a.text) == letters(b.text) and a.text.isalpha() and b.text.isalpha():
         return len(a.text) == 1 or a.text == b.text
     pairs = [(a.text, b.text), *_readings(a, b), *_readings(b, a)]
-    return _any(leaf_equal(x, y) for x, y in pairs)
+    return any_true(leaf_equal(x, y) for x, y in pairs)
 
 
 def _readings(a: Leaf, b: Leaf) -> Iterator[tuple[str, str]]:

@@ -6,11 +6,16 @@ full_judgement    worker process: the same with formulas decided by nsr_fast.rew
 
 from collections.abc import Callable
 
-from nsr_fast.reward.math.compare import Outcome, rational_leaves, texts_equal
+from nsr_fast.reward.math.compare import LeafEqual, Outcome, any_true, rational_leaves, texts_equal
 from nsr_fast.reward.math.limits import complexity
 from nsr_fast.reward.verdict import Score, Verdict
 
 Golds = tuple[str, ...]
+_SCORE = {
+    True: Score(Verdict.CORRECT, "equal"),
+    False: Score(Verdict.WRONG, "different"),
+    None: None,
+}
 
 
 def quick_judgement(golds: Golds, candidate: str) -> Score | None:
@@ -21,15 +26,7 @@ def quick_judgement(golds: Golds, candidate: str) -> Score | None:
         return Score(Verdict.CORRECT, "equal")
     if complexity(candidate) is not None:
         return Score(Verdict.WRONG, "too_complex")
-    outcomes: list[Outcome] = []
-    for gold in golds:
-        if complexity(gold) is not None:
-            outcomes.append(False)
-            continue
-        outcomes.append(texts_equal(gold, candidate, rational_leaves))
-        if outcomes[-1] is True:
-            return Score(Verdict.CORRECT, "equal")
-    return None if None in outcomes else Score(Verdict.WRONG, "different")
+    return _SCORE[_equals_any(golds, candidate, rational_leaves)]
 
 
 def full_judgement(
@@ -50,12 +47,14 @@ def full_judgement(
                 unparsed.append(getattr(error, "text", str(error)))
         return outcome
 
-    outcomes = [
-        texts_equal(gold, candidate, leaf_equal) for gold in golds if complexity(gold) is None
-    ]
-    if True in outcomes:
-        return Score(Verdict.CORRECT, "equal")
-    if None not in outcomes:
-        return Score(Verdict.WRONG, "different")
+    score = _SCORE[_equals_any(golds, candidate, leaf_equal)]
+    if score is not None:
+        return score
     is_gold = any(text not in candidate for text in unparsed)
     return Score(Verdict.UNSCORED, "bad_gold") if is_gold else Score(Verdict.WRONG, "unparsed")
+
+
+def _equals_any(golds: Golds, candidate: str, leaf_equal: LeafEqual) -> Outcome:
+    """A gold too large to compute with equals nothing but its own text."""
+    computable = (gold for gold in golds if complexity(gold) is None)
+    return any_true(texts_equal(gold, candidate, leaf_equal) for gold in computable)
