@@ -23,6 +23,7 @@ from nsr_fast.bench.timing import (
     peak_bytes,
     time_interleaved,
 )
+from nsr_fast.config import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_
 from nsr_fast.kernels.rows import available_backends
 from nsr_fast.train.optimizer import PolicyOptimizer
@@ -56,7 +57,9 @@ def kernel_step(parameters: list[nn.Parameter], grads: list[Tensor], backend: st
 def optimizer_step(parameters: list[nn.Parameter], grads: list[Tensor], case: str):
     """Our optimizer: norm and step."""
     masters = "stochastic" if case == "bfloat16, no masters" else "device"
-    optimizer = PolicyOptimizer(parameters, max_grad_norm=1.0, master_weights=masters, **NUMBERS)
+    keys = OptimizerKeys(max_grad_norm=1.0, master_weights=masters, **NUMBERS)
+    named = [(str(index), parameter) for index, parameter in enumerate(parameters)]
+    optimizer = PolicyOptimizer(named, keys)
 
     def run(_: Inputs) -> None:
         for p, grad in zip(parameters, grads):

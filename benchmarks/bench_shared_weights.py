@@ -30,15 +30,13 @@ def measure(folder: str, share: bool, completion: int) -> dict:
     import torch
 
     torch.set_num_threads(1)
-    from nsr_fast.model.load import load_policy
-
     meter = MemoryMeter()
-    policy = load_policy(folder, "auto")
-    learner = make_learner(folder, policy, share, completion)
+    learner = make_learner(folder, share, completion)
+    policy = learner.policy
     prompts = make_prompts(policy.config.vocab_size)
     from nsr_fast.train.round import run_round
 
-    rounds = [run_round(learner, index, prompts).metrics for index in range(ROUNDS)]
+    rounds = [run_round(learner, index, prompts)[1] for index in range(ROUNDS)]
     peak_bytes, num_parameters = meter.peak_bytes(), sum(p.numel() for p in policy.parameters())
     allocate_as_usual()
     decode_tokens_per_s = decode_rate(learner, prompts)
@@ -75,49 +73,39 @@ def allocate_as_usual() -> None:
 
 def decode_rate(learner, prompts: list) -> float:
     """Tokens per second of the engine, the median of three calls."""
-    rates = []
+    rates, sampling = [], learner.config.sampling.sampling
     for _ in range(3):
         started = time.perf_counter()
-        stream = learner.engine.generate(prompts, learner.sampling, range(len(prompts)))
+        stream = learner.engine.generate(prompts, sampling, range(len(prompts)))
         num_tokens = sum(len(rollout.token_ids) for *_, rollout in stream)
         rates.append(num_tokens / (time.perf_counter() - started))
     return round(statistics.median(rates), 1)
 
 
-def make_learner(folder: str, policy, share: bool, completion: int):
+def make_learner(folder: str, share: bool, completion: int):
     """What nsr-fast train builds from its settings, with a reward on the first token's parity."""
-    from transformers import AutoTokenizer
-
+    from nsr_fast.config import Config
+    from nsr_fast.model.load import load_tokenizer
     from nsr_fast.objective import Objective
-    from nsr_fast.reward import Reward
+    from nsr_fast.reward.reward import Reward
     from nsr_fast.reward.user import UserFunction
-    from nsr_fast.rollout.vllm_engine import VllmEngine
+    from nsr_fast.run.build import build_actor
     from nsr_fast.train.optimizer import PolicyOptimizer
     from nsr_fast.train.round import Learner
-    from nsr_fast.train.step import UpdateSettings
-    from nsr_fast.types import Budget, Sampling
 
-    engine = VllmEngine(
-        folder,
-        policy,
-        AutoTokenizer.from_pretrained(folder),
-        stop_token_ids=[0],
-        max_model_len=PROMPT_TOKENS + completion,
-        max_num_seqs=PROMPTS * GENERATIONS,
-        share=share,
-    )
-    settings = {"learning_rate": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
+    keys = {"model": folder, "data": "none", "output_dir": "none", "engine": "vllm"}
+    keys |= {"num_generations": GENERATIONS, "max_num_seqs": PROMPTS * GENERATIONS}
+    keys |= {"max_prompt_length": PROMPT_TOKENS, "max_completion_length": completion}
+    keys |= {"share_weights": share, "micro_batch_tokens": 4096, "drift_limit": 0.1}
+    config = Config.from_flat(keys | {"gpu_memory_utilization": 0.3})
+    actor = build_actor(config, load_tokenizer(folder))
     return Learner(
-        policy=policy,
-        optimizer=PolicyOptimizer(policy.parameters(), **settings),
-        engine=engine,
+        config=config,
+        policy=actor.policy,
+        engine=actor.engine,
         reward=Reward([(UserFunction(parity), 1.0)]),
         objective=Objective.nsr(),
-        sampling=Sampling(GENERATIONS, completion),
-        budget=Budget(),
-        update=UpdateSettings(1.0, 1, 0.2, 0.2, None, 0.0, 4096),
-        drift_limit=0.1,
-        seed=0,
+        optimizer=PolicyOptimizer(actor.policy.named_parameters(), config.optimizer),
     )
 
 

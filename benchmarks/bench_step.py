@@ -28,9 +28,10 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
 
     from nsr_fast.bench.timing import ResidentPeak
     from nsr_fast.model.attention import PACKED_ATTENTION
-    from nsr_fast.model.batch import TrainSequence, pack
-    from nsr_fast.model.load import hidden_states
-    from nsr_fast.train.step import UpdateSettings, accumulate_gradients
+    from nsr_fast.model.batch import hidden_states, pack
+    from nsr_fast.objective import Objective
+    from nsr_fast.train.step import accumulate_gradients
+    from nsr_fast.types import Prompt, Rollout
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -48,21 +49,13 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
     )
     ids = torch.randint(0, vocab, (tokens // 64, 96)).tolist()
     weights = [1.0 if i % 2 else -1.0 for i in range(len(ids))]
-    sequences = [
-        TrainSequence(tuple(row[:32]), tuple(row[32:]), weight, (0.0,) * 64)
-        for row, weight in zip(ids, weights)
+    prompts = [Prompt("", "", tuple(row[:32]), None, {}) for row in ids]
+    rollouts = [
+        Rollout(prompt, tuple(row[32:]), (0.0,) * 64, "", "stop", weight=weight)
+        for prompt, row, weight in zip(prompts, ids, weights)
         if weight < 0 or method != METHODS[2]
     ]
-    settings = UpdateSettings(
-        temperature=1.0,
-        minibatches=1,
-        epsilon=0.2,
-        epsilon_high=0.2,
-        importance_sampling_cap=None,
-        entropy_coef=0.0,
-        micro_batch_tokens=10**9,
-    )
-    batches = pack(sequences, settings.micro_batch_tokens, policy.device)
+    batches = pack(rollouts, 10**9, policy.device)
 
     def full_logits() -> None:
         (batch,) = batches
@@ -74,7 +67,7 @@ def measure(method: str, tokens: int, vocab: int, hidden: int, threads: int) -> 
         if method == METHODS[0]:
             full_logits()
         else:
-            accumulate_gradients(policy, batches, settings)
+            accumulate_gradients(policy, batches, Objective.reinforce(), 1.0)
 
     meter, started = ResidentPeak(), time.process_time()
     step()

@@ -21,10 +21,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from nsr_fast.bench.timing import append_lines, code_fields
+from nsr_fast.config import OptimizerKeys
 from nsr_fast.model.attention import PACKED_ATTENTION, attention_note
-from nsr_fast.model.batch import TrainSequence
+from nsr_fast.model.batch import pack
+from nsr_fast.objective import Objective
 from nsr_fast.train.optimizer import PolicyOptimizer
-from nsr_fast.train.step import UpdateSettings, update_policy
+from nsr_fast.train.step import update_policy
+from nsr_fast.types import Prompt, Rollout
 
 RESULTS = Path(__file__).parent / "results" / "trainer.jsonl"
 PEAK_FLOPS = 989e12
@@ -55,12 +58,15 @@ def random_policy(layers: int, hidden: int, vocab: int) -> PreTrainedModel:
     return policy.train()
 
 
-def wrong_sequences(tokens: int, vocab: int) -> list[TrainSequence]:
+def wrong_rollouts(tokens: int, vocab: int) -> list[Rollout]:
     """Random tokens after a prompt of one."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(0, vocab, (SEQUENCES, tokens), generator=generator).tolist()
+    prompts = [Prompt("", "", tuple(row[:1]), None, {}) for row in rows]
+    sampler = (0.0,) * (tokens - 1)
     return [
-        TrainSequence(tuple(row[:1]), tuple(row[1:]), -1.0, (0.0,) * (tokens - 1)) for row in rows
+        Rollout(prompt, tuple(row[1:]), sampler, "", "stop", is_correct=False, weight=-1.0)
+        for prompt, row in zip(prompts, rows)
     ]
 
 
@@ -75,16 +81,15 @@ def model_flops(policy: PreTrainedModel, tokens: int) -> float:
 
 def measure(policy: PreTrainedModel, tokens: int, repeats: int) -> dict:
     """Median seconds of a step after one that warms up, and the peak of the measured ones."""
-    options = {"learning_rate": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
-    optimizer = PolicyOptimizer(policy.parameters(), **options)
-    settings = UpdateSettings(1.0, 1, 0.2, 0.2, None, 0.0, micro_batch_tokens=tokens)
-    sequences = wrong_sequences(tokens, policy.config.vocab_size)
+    optimizer = PolicyOptimizer(policy.named_parameters(), OptimizerKeys())
+    rollouts = wrong_rollouts(tokens, policy.config.vocab_size)
     seconds = []
     for index in range(repeats + 1):
         if DEVICE.type == "cuda" and index == 1:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        update_policy(policy, optimizer, sequences, settings)
+        minibatch = pack(rollouts, tokens, DEVICE)
+        update_policy(policy, optimizer, [minibatch], Objective.nsr(), 1.0)
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)

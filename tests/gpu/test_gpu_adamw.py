@@ -12,11 +12,11 @@ from adamw_cases import (
     seed_of,
     state,
 )
+from optimizers import optimizer_of
 from torch import nn
 
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm, step_function
 from nsr_fast.kernels.rows import available_backends
-from nsr_fast.train.optimizer import PolicyOptimizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -111,7 +111,7 @@ def test_optimizer_steps_alike_with_masters_on_device_and_host(dtype):
     start = [torch.randn(300, 70).to(dtype), torch.randn(11).to(dtype)]
     sets = [[nn.Parameter(x.clone().cuda()) for x in start] for _ in range(2)]
     optimizers = [
-        PolicyOptimizer(
+        optimizer_of(
             parameters,
             learning_rate=1e-3,
             weight_decay=0.1,
