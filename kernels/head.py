@@ -158,8 +158,10 @@ class TokenInputs:
                 want = f"[T]={list(self.target.shape)} float32 on {device}"
                 raise ValueError(f"{name}: expected {want}, got {text(x)}")
 
-    def check_terms(self, terms: "TermsFn | None") -> None:
-        """terms is a callable whose side inputs are here."""
+    def check(self, head: Head, terms: "TermsFn | None") -> None:
+        """The head takes them, and terms is a callable whose side inputs are here."""
+        head.check_hidden(self.hidden)
+        check_range(self.target, head.classes, self.token_weight != 0)
         if terms is not None and (not callable(terms) or isinstance(terms, type)):
             raise ValueError(f"surrogate: expected None or a callable, got {terms!r}")
         for name in getattr(terms, "needs", ()):
@@ -204,22 +206,21 @@ class TokenTerms:
 TermsFn = Callable[[TokenRows], TokenTerms]
 
 
-@dataclass(frozen=True, slots=True)
-class PassOptions:
-    """How the pass runs: see linear_policy_loss, whose arguments these are."""
-
-    entropy_coef: float = 0.0
-    tail_mass: float = 0.0
-    accumulate_into_grad: bool = False
-
-    def __post_init__(self) -> None:
-        x = self.entropy_coef
-        is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
-        if not is_number or not abs(x) < float("inf"):
-            raise ValueError(f"entropy_coef: expected a finite number, got {x!r}")
-        if self.tail_mass != 0.0:
-            got = repr(self.tail_mass)
-            raise ValueError(f"tail_mass: only 0.0 (exact gradients) is offered, got {got}")
+def inputs_of(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    token_weight: Tensor,
+    *,
+    bias: Tensor | None,
+    side: dict[str, Tensor | None],
+    **reading: object,
+) -> tuple[Head, TokenInputs]:
+    """The arguments of linear_policy_loss as types; side by SIDES, reading as Head takes it."""
+    required = {"hidden": hidden, "weight": weight, "target": target, "token_weight": token_weight}
+    check_tensors(required, {"bias": bias, **side})
+    hidden, weight, bias = cast_for_autocast(hidden, weight, bias)
+    return Head(weight, bias, **reading), TokenInputs(hidden, target, token_weight, **side)
 
 
 def check_tensors(required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_fast.kernels.head import (
-    Head,
-    PassOptions,
-    TermsFn,
-    TokenInputs,
-    cast_for_autocast,
-    check_range,
-    check_tensors,
-)
+from nsr_fast.kernels.head import Head, TermsFn, TokenInputs, inputs_of
 from nsr_fast.kernels.head_loop import ROW_NAMES, Gradients, policy_rows
 from nsr_fast.kernels.policy_stats import PolicyStats
 from nsr_fast.kernels.rows import text
@@ -35,6 +27,24 @@ class PolicyLoss:
     entropy: Tensor
     lse: Tensor
     stats: PolicyStats
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How the pass runs: see linear_policy_loss, whose arguments these are."""
+
+    entropy_coef: float = 0.0
+    tail_mass: float = 0.0
+    accumulate_into_grad: bool = False
+
+    def __post_init__(self) -> None:
+        x = self.entropy_coef
+        is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
+        if not is_number or not abs(x) < float("inf"):
+            raise ValueError(f"entropy_coef: expected a finite number, got {x!r}")
+        if self.tail_mass != 0.0:
+            got = repr(self.tail_mass)
+            raise ValueError(f"tail_mass: only 0.0 (exact gradients) is offered, got {got}")
 
 
 @torch.compiler.disable
@@ -88,14 +98,21 @@ def linear_policy_loss(
         "sampler_logprob": sampler_logprob,
         "ref_logprob": ref_logprob,
     }
-    required = {"hidden": hidden, "weight": weight, "target": target, "token_weight": token_weight}
-    check_tensors(required, {"bias": bias, **side})
-    leaves = (weight, bias)
-    hidden, weight, bias = cast_for_autocast(hidden, weight, bias)
-    head = Head(weight, bias, temperature, softcap, logits_dtype, backend, chunk_rows)
-    tokens = TokenInputs(hidden, target, token_weight, **side)
+    head, tokens = inputs_of(
+        hidden,
+        weight,
+        target,
+        token_weight,
+        bias=bias,
+        side=side,
+        temperature=temperature,
+        softcap=softcap,
+        logits_dtype=logits_dtype,
+        backend=backend,
+        chunk_rows=chunk_rows,
+    )
     options = PassOptions(entropy_coef, tail_mass, accumulate_into_grad)
-    return policy_pass(head, tokens, surrogate, options, leaves=leaves)
+    return policy_pass(head, tokens, surrogate, options, leaves=(weight, bias))
 
 
 @torch.compiler.disable
@@ -112,9 +129,7 @@ def policy_pass(
     leaves  where accumulate_into_grad adds: weight and bias as they were before autocast
     """
     options = options or PassOptions()
-    head.check_hidden(tokens.hidden)
-    tokens.check_terms(terms)
-    check_range(tokens.target, head.classes, tokens.token_weight != 0)
+    tokens.check(head, terms)
     inputs = (tokens.hidden, head.weight, head.bias)
     into = leaves or inputs[1:] if options.accumulate_into_grad else None
     gradients = _buffers(inputs, into, is_sharded=head.shard is not None)

@@ -5,9 +5,9 @@ import torch
 from linear_cases import ALL, head_case, leaves
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsr_fast.kernels.head import Head, PassOptions, TokenInputs
+from nsr_fast.kernels.head import Head, TokenInputs
 from nsr_fast.kernels.head_loop import Gradients, policy_rows
-from nsr_fast.kernels.policy_loss import policy_pass
+from nsr_fast.kernels.policy_loss import PassOptions, policy_pass
 from nsr_fast.objective.terms import PpoClip
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from linear_cases import assert_as_good_as, head_case, leaves
 
-from nsr_fast.kernels.head import SIDES, Head, PassOptions, TokenInputs
-from nsr_fast.kernels.policy_loss import linear_policy_loss, policy_pass
+from nsr_fast.kernels.head import SIDES, Head, TokenInputs
+from nsr_fast.kernels.policy_loss import PassOptions, linear_policy_loss, policy_pass
 from nsr_fast.kernels.vocab_parallel import vocab_shard
 from nsr_fast.objective.terms import PpoClip
 
