@@ -6,7 +6,8 @@ full_judgement    worker process: the same with formulas decided by nsr_fast.rew
 
 from collections.abc import Callable
 
-from nsr_fast.reward.math.compare import LeafEqual, Outcome, any_true, rational_leaves, texts_equal
+from nsr_fast.reward.math.compare import texts_equal
+from nsr_fast.reward.math.leaves import LeafEqual, Outcome, any_true, rational_leaves
 from nsr_fast.reward.math.limits import complexity
 from nsr_fast.reward.verdict import Score, Verdict
 
@@ -57,4 +58,4 @@ def full_judgement(
 def _equals_any(golds: Golds, candidate: str, leaf_equal: LeafEqual) -> Outcome:
     """A gold too large to compute with equals nothing but its own text."""
     computable = (gold for gold in golds if complexity(gold) is None)
-    return any_true(texts_equal(gold, candidate, leaf_equal) for gold in computable)
+    return any_true(texts_equal(gold, candidate, leaf_equal, is_gold=True) for gold in computable)

@@ -8,6 +8,8 @@ last ("answer:", 10:30AM). Two answers with the same result are the same answer.
 import re
 import unicodedata
 
+from nsr_fast.reward.math.units import SYMBOLS
+
 _SIGNS = {"÷": "/", "∕": "/", "⁄": "/", "′": "'", "∣": "|", "‖": r"\|", "ℝ": r"\mathbb{R}"}
 _SIGNS |= dict.fromkeys("−–—‐", "-") | dict.fromkeys("⋅·∙", r"\cdot ")
 _SIGNS |= dict.fromkeys("≤⩽", r"\le ") | dict.fromkeys("≥⩾", r"\ge ") | {"°": r"^{\circ}"}
@@ -59,6 +61,11 @@ _SHORT_WORD_LIST = (
     "all non"
 )
 _SHORT_WORDS = frozenset(_SHORT_WORD_LIST.split())
+_WORDS_ONLY = _SHORT_WORDS - SYMBOLS
+_VOWELLESS = re.compile("[b-df-hj-np-tv-xz]{4}|[w-z]{4}")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+# Letters of other scripts are words even alone: Greek ones have become commands before.
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ -]+[^\W\d_]{2,})*|[^\W\d_\x00-\x7f]")
 
 _DECORATION = re.compile(
     r"\\(?:text)?color\s*(?:\[[^\[\]]*\])?\{[^{}]*\}"
@@ -66,6 +73,7 @@ _DECORATION = re.compile(
     r"|displaylimits|mathstrut|nobreak|allowbreak|protect|centering)(?![a-zA-Z])"
 )
 _CURRENCY = re.compile(r"[€£¥₹]|\\(?:euro|pounds|yen)(?![a-zA-Z])(?=\s*\d)")
+_UNEQUAL = re.compile(r"(?<![\d)\]}])!=|(?<=\s)!=")  # behind a number it may be a factorial
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _BLACKBOARD = re.compile(r"\\mathbb\s*([A-Z])(?![a-zA-Z])")
 _PERIOD = re.compile(r"(?<=[.\d])\\(?:bar|dot|overbar)\s*(?:\{(\d+)\}|(\d))(?!\d)")
@@ -81,6 +89,10 @@ _LABEL = re.compile(
 _UNIT_FRACTION = re.compile(r"\\frac\{(\\text\{[^{}]*\})\}\{(\\text\{[^{}]*\}(?:\^\{\d\})?)\}")
 _TO = re.compile(r"(\d+)\\text\{to\}(\d+)")
 _HALF_DAY = re.compile(r"(\d:\d\d)(?:\\text\{)?([AaPp])\.?[Mm]\.?\}?")
+_UNIT_BEHIND = re.compile(
+    r"([+-]?(?:\d[\d.,/ ]*|\d*\s*\\frac\s*\{\d+\}\s*\{\d+\}))\s+"
+    r"([a-zA-Z]+)((?:\^\{?[23]\}?)?)(?:\s*/\s*([a-zA-Z]+)((?:\^\{?[23]\}?)?))?\.?"
+)
 _OPTION = re.compile(r"\(\\text\{([A-Za-z])\}\)")
 
 
@@ -96,6 +108,7 @@ def normalised(text: str) -> str:
     text = text.replace("\\$", "").replace("$", "").replace("\\%", "%").replace("**", "^")
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m.group()), text).replace("\\,", " ")
     text = _COMMAND.sub(_renamed, _DROPPED.sub(" ", text))
+    text = _lone_unit(text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = _FRACTION_THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
     text = _words_as_text(_without_fonts(text))
@@ -149,7 +162,7 @@ def _words_as_text(text: str) -> str:
     r"""Plain words outside commands become \text{...}; function names become commands."""
     pieces = re.split(r"(\\text\{[^{}]*\}|\\(?:begin|end)\{[^{}]*\}|\\[a-zA-Z]+)", text)
     for i in range(0, len(pieces), 2):
-        pieces[i] = re.sub(r"[a-zA-Z]{2,}(?:[ -]+[a-zA-Z]{2,})*", _word_as_text, pieces[i])
+        pieces[i] = _WORDS.sub(_word_as_text, pieces[i])
     return "".join(pieces)
 
 
@@ -157,9 +170,36 @@ def _word_as_text(match: re.Match) -> str:
     words = match.group()
     if words in _COMMAND_WORDS:
         return f"\\{words} "
-    # Two or three letters in a row are a product of variables (xy, abc, AB) unless they are a word.
-    is_product = len(words) <= 3 and (words.islower() or words.isupper())
-    return words if is_product and words not in _SHORT_WORDS else f"\\text{{{words}}}"
+    # A hyphen between products is a minus sign: ab-cd.
+    is_formula = all(_is_product(word.strip()) for word in words.split("-"))
+    is_unit = words in SYMBOLS and not _is_behind_digit(match)
+    if is_formula and not is_unit:
+        return words
+    return f"\\text{{{words}}}"
+
+
+def _is_product(word: str) -> bool:
+    """Two or three letters in a row are variables (xy, abc, AB) unless they are a word; so are a
+    run of the alphabet (abcd) and letters without a vowel (wxzy)."""
+    is_short = len(word) <= 3 and word.isascii() and (word.islower() or word.isupper())
+    is_long = len(word) > 3 and (word in _ALPHABET or _VOWELLESS.fullmatch(word))
+    return bool(is_long or (is_short and word not in _WORDS_ONLY))
+
+
+def _is_behind_digit(match: re.Match) -> bool:
+    """7km is a product: units stand behind a blank."""
+    is_digit = match.string[: match.start()][-1:].isdigit()
+    return is_digit and len(match.group()) == 2 and match.group() in SYMBOLS
+
+
+def _lone_unit(text: str) -> str:
+    r"""5 m/s -> 5\text{m}/\text{s}; what stands behind a lone number and a blank is its unit."""
+    match = _UNIT_BEHIND.fullmatch(text.strip())
+    number, *units = match.groups(default="") if match else ("", "")
+    if not match or not all(unit in SYMBOLS for unit in units[::2] if unit):
+        return text
+    over = f"/\\text{{{units[2]}}}{units[3]}" if units[2] else ""
+    return f"{number}\\text{{{units[0]}}}{units[1]}{over}"
 
 
 def _braced_scripts(text: str) -> str:
@@ -197,6 +237,7 @@ def _cleaned(text: str) -> str:
     while len(text) > 2 and text[0] == text[-1] and text[0] in "`*":
         text = text[1:-1]
     text = _CURRENCY.sub("", text.replace("¢", r"\text{ cents}"))
+    text = _UNEQUAL.sub(r"\\ne ", text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace(r"\cr", r"\\")
     text = text.replace("∛", r"\sqrt[3] ").replace("∜", r"\sqrt[4] ")
     text = _ENVIRONMENT.sub("{pmatrix}", _DECORATION.sub(" ", text))

@@ -1,7 +1,7 @@
 r"""What a piece of an answer is worth: the exact value of one number, the meaning of words.
 
 rational  12, -0.5, 1,000, \frac{3}{4}, 3\frac{1}{2} as a Fraction
-words     units, numbers, sets, options of a multiple choice; keys are words as shape.letters gives
+words     numbers, sets, options of a multiple choice; keys are words as shape.letters gives
           them: lower case, letters and digits only
 """
 
@@ -60,14 +60,6 @@ _FORMS = tuple(
 )
 
 
-_UNIT_NAMES = (
-    "m meter meters metre metres, cm centimeter centimeters, mm millimeter millimeters, "
-    "km kilometer kilometers, in inch inches, ft foot feet, mi mile miles, g gram grams, "
-    "kg kilogram kilograms, s sec second seconds, min minute minutes, h hr hour hours, day days, "
-    "dollar dollars, cent cents"
-)
-UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(",") for name in names.split()}
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 SIGNS = {"percent": "%", "pct": "%", "degree": "degree", "degrees": "degree"}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 BASES |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
