@@ -1,7 +1,8 @@
 r"""What is compared: the answer in a response, by one of three rules, and the golds of a row.
 
 boxed    the last box (nsr_fast.data.boxed)
-lenient  the same; without any box, "answer is ..." on the last line that is not blank
+lenient  the same; without any box, <answer>...</answer>, or "answer is ..." on the last line, which
+         a line of courtesy may follow
 paper    the reference rule (RLVR-Decomposed, extract_answer_math): the text after the last "boxed",
          an unclosed box too, else what follows "he answer is", else the last number anywhere. It
          pays truncated guesses and is here for parity runs only.
@@ -12,28 +13,61 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
-from nsr_fast.data.boxed import Extraction, extract_boxed
+from nsr_fast.data.boxed import Extraction, extract_boxed, spoken
 from nsr_fast.errors import InputError
 from nsr_fast.reward.math.spelling import normalised
 from nsr_fast.reward.verdict import without_bad_golds
 
 CACHE_SIZE = 65_536
 _NUMBER = re.compile(r"-?\d*\.?\d+")
-_ANSWER_IS = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*:?\s*(.+?)\s*$")
-_MAX_LINE_CHARS = 500
+_ANSWER_IS = re.compile(r"(?i)\banswer(?: to [^.:=]{1,60})?\s*(?:\bis\b|:|=)[\s:]*")
+_TAG = re.compile(r"<answer>([^<]*)</answer>")
+_BOLD = re.compile(r"(\*\*|__|`)(.+?)\1")
+_SENTENCE_END = re.compile(r"[.!]\s+(?=[A-Z])")
+# What may follow an answer: no figures, no formula, nothing that takes it back.
+_COURTESY = re.compile(
+    r"(?i)(?!.*\b(?:wait|but|however|wrong|incorrect|not|unsure|mistake|error|actually|maybe|perhaps"
+    r"|alternatively|or|instead|answer|recheck|reconsider)\b)[^\d$\\=]*"
+)
+_MAX_LINE_CHARS, _MAX_LINES = 500, 6
 
 canonical = lru_cache(maxsize=CACHE_SIZE)(normalised)
 
 
 def extract_lenient(response: str) -> Extraction:
-    """The last box; without any box, "answer is ..." on the last line that is not blank."""
+    """The last box; without any box answer tags, or the last line that says "answer is ..."."""
     boxed = extract_boxed(response)
     if boxed.text is not None or boxed.reason == "truncated":
         return boxed
-    last_line = response.rstrip()[-_MAX_LINE_CHARS:].rpartition("\n")[2]
-    match = _ANSWER_IS.search(last_line)
-    text = match.group(1).strip("*`_ ") if match else ""
+    text = spoken(response)
+    if tags := _TAG.findall(text[-10 * _MAX_LINE_CHARS :]):
+        stated = tags[-1].strip()
+        text = _stated([stated]) or stated
+    else:
+        lines = map(_plain, text[-_MAX_LINES * _MAX_LINE_CHARS :].split("\n"))
+        text = _stated([line for line in lines if line][-_MAX_LINES:])
     return Extraction(text, "") if text else boxed
+
+
+def _stated(lines: list[str]) -> str:
+    """What the last line says that states an answer, if only courtesy follows it."""
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number][-_MAX_LINE_CHARS:]
+        if not (matches := list(_ANSWER_IS.finditer(line))):
+            if _COURTESY.fullmatch(line):
+                continue
+            # The answer alone on the last line, below "Final answer:".
+            heading = _ANSWER_IS.search(lines[number - 1]) if number == len(lines) - 1 > 0 else None
+            is_below = heading is not None and heading.end() == len(lines[number - 1])
+            return line if is_below else ""
+        text, *rest = _SENTENCE_END.split(line[matches[-1].end() :], maxsplit=1)
+        return text.strip("*`_ ") if not rest or _COURTESY.fullmatch(rest[0]) else ""
+    return ""
+
+
+def _plain(line: str) -> str:
+    """Without blanks and markdown."""
+    return _BOLD.sub(r"\2", line).strip("*`_# ")
 
 
 def extract_paper(response: str) -> Extraction:

@@ -1,6 +1,6 @@
 """Scores of responses: extraction, the fast path in this process, workers for the rest.
 
-Equal (gold, answer) pairs are judged once; what a worker judges overlaps whatever the caller does
+Equal (gold, answer) pairs are judged once, unless a worker could not decide; what a worker judges overlaps whatever the caller does
 between begin and result.
 """
 
@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 from nsr_fast.data.boxed import Extraction, extract_boxed
 from nsr_fast.reward.math.answer import CACHE_SIZE, accepted_answers, canonical
@@ -47,7 +48,7 @@ class MathVerifier:
     ) -> None:
         self._pool = WorkerPool(num_workers, deadline_s=deadline_s, memory_mb=memory_mb)
         self._known: OrderedDict[tuple, Score | Future] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future that is done calls back at once
         self._counts: Counter[str] = Counter()
 
     def begin(
@@ -121,10 +122,20 @@ class MathVerifier:
         with self._lock:
             if key not in self._known:
                 self._counts["in_worker"] += score is None
-                self._known[key] = score or self._pool.submit(golds, candidate)
+                known = self._known[key] = score or self._pool.submit(golds, candidate)
                 if len(self._known) > CACHE_SIZE:
                     self._known.popitem(last=False)
+                if isinstance(known, Future):
+                    known.add_done_callback(partial(self._forget_undecided, key))
+                return known
             return self._known[key]
+
+    def _forget_undecided(self, key: tuple, judged: Future) -> None:
+        """What a worker could not decide this time, late or out of memory, is asked again."""
+        score = judged.result()
+        if score.verdict is Verdict.UNSCORED and score.reason != "bad_gold":
+            with self._lock:
+                self._known.pop(key, None)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
