@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from math import isfinite
 
 from nsr_fast.data.boxed import Extraction, extract_boxed, spoken
 from nsr_fast.errors import InputError
+from nsr_fast.reward.math.gold_text import Gold, read_gold
 from nsr_fast.reward.math.spelling import normalised
-from nsr_fast.reward.verdict import without_bad_golds
 
 CACHE_SIZE = 65_536
 _NUMBER = re.compile(r"-?\d*\.?\d+")
+_DOTS = re.compile(r"\.\.|\\[lc]?dots(?![a-z])|…")
 _ANSWER_IS = re.compile(r"(?i)\banswer(?: to [^.:=]{1,60})?\s*(?:\bis\b|:|=)[\s:]*")
 _TAG = re.compile(r"<answer>([^<]*)</answer>")
 _BOLD = re.compile(r"(\*\*|__|`)(.+?)\1")
@@ -96,28 +98,29 @@ def extraction_rule(name: str) -> Callable[[str], Extraction]:
 
 def accepted_answers(answer: object) -> list[str]:
     """The answers as text; unusable ones (empty, neither text nor number) are left out."""
-    texts = []
-    for choice in _choices(answer):
-        if isinstance(choice, float):
-            texts.append(format(Decimal(repr(choice)), "f"))
-        elif isinstance(choice, str | int) and not isinstance(choice, bool):
-            boxed = extract_boxed(choice).text if "\\boxed" in str(choice) else None
-            texts.append(boxed or str(choice))
-    return [text for text in texts if canonical(text)]
+    golds = [gold_of(choice) for choice in choices(answer)]
+    return [gold.text for gold in golds if not gold.fault]
 
 
-def check_golds(rows: Sequence[dict]) -> list[dict]:
-    """The rows with an answer that its own box would not verify against, in order.
-
-    Needs no worker: a gold that survives extraction and normalisation equals itself.
-    """
-    return [row for row in rows if not _is_usable(row.get("answer"))]
+def choices(answer: object) -> Sequence:
+    """The accepted answers of a row: its list, or the one that it has."""
+    return answer if isinstance(answer, list | tuple) else [answer]
 
 
-def usable_rows(rows: Sequence[dict], *, drop_bad_golds: bool = False) -> list[dict]:
-    """The rows whose answers verify; bad ones raise InputError with their ids, or are dropped."""
-    problem = "answers do not verify against themselves"
-    return without_bad_golds(rows, check_golds(rows), problem, drop_bad_golds=drop_bad_golds)
+def gold_of(choice: object) -> Gold:
+    """One accepted answer as text, or why it is none."""
+    if isinstance(choice, float) and isfinite(choice):
+        return Gold(format(Decimal(repr(choice)), "f"))
+    if not isinstance(choice, str | int) or isinstance(choice, bool):
+        return Gold("", "neither text nor number")
+    gold = read_gold(str(choice))
+    if gold.fault:
+        return gold
+    if not canonical(gold.text):
+        return Gold("", "empty")
+    if _DOTS.search(canonical(gold.text)):
+        return Gold("", "dots that stand for something")
+    return gold if _equals_its_box(gold.text) else Gold("", "unbalanced")
 
 
 def _boxed_or_rest(rest: str) -> str:
@@ -130,17 +133,6 @@ def _boxed_or_rest(rest: str) -> str:
         if depth == 0:
             return rest[1:index]
     return rest[1:]
-
-
-def _choices(answer: object) -> Sequence:
-    return answer if isinstance(answer, list | tuple) else [answer]
-
-
-def _is_usable(answer: object) -> bool:
-    golds = accepted_answers(answer)
-    if not golds or len(golds) != len(_choices(answer)):
-        return False
-    return all(_equals_its_box(gold) for gold in golds)
 
 
 def _equals_its_box(gold: str) -> bool:

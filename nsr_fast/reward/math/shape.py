@@ -37,7 +37,7 @@ _TUPLE_TRANSPOSED = re.compile(rf"(\([^()]*,[^()]*\)){_TRANSPOSE}")
 _UNIT = re.compile(
     r"(.*?[^\\,(\[{^_])((?:(?:/|\\cdot)?\\text\{[^{}]*\}(?:\^\{-?\d\})?)+)", re.DOTALL
 )
-_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{([cfCF])\}|([CF]))?")
+_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{)?([cfCF]?)\}?")
 _TEMPERATURE = {"": "degree", "c": "degree celsius", "f": "degree fahrenheit"}
 _ANGLE = re.compile(r"\\text\{cis\}|\\(?:circ|sin|cos|tan|cot|sec|csc)")
 _VARIABLE = re.compile(
@@ -293,8 +293,7 @@ def _leaf(text: str) -> Leaf:
         return Leaf(text[:-1], "%")
     if match := _DEGREE.fullmatch(text):
         if not _ANGLE.search(match.group(1)):
-            scale = (match.group(2) or match.group(3) or "").lower()
-            return Leaf(match.group(1), _TEMPERATURE[scale])
+            return Leaf(match.group(1), _TEMPERATURE[(match.group(2) or "").lower()])
     elif (match := _UNIT.fullmatch(text)) and not match.group(1).endswith("\\"):
         unit = plain_unit(match.group(2))
         return Leaf(match.group(1), SIGNS.get(unit, unit))

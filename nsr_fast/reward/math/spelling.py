@@ -38,7 +38,7 @@ _NEWLINE = "\x01"  # stands for \\ while blanks and commands are cleaned
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|q?quad|hfill|hline|strut|big)(?![a-zA-Z])"
-    r"|\\[hv]?(?:space|phantom)\*?\{[^{}]*\}|\\[!;:>]|~|\\(?=\s|$)"
+    r"|\\[hv]?(?:space|phantom)\*?\{[^{}]*\}|\\[hv]?phantom\s*[^{\s]|\\[!;:>]|~|\\(?=\s|$)"
 )
 _WORD_FONT = re.compile(r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mbox|hbox)\b")
 _FONT = re.compile(

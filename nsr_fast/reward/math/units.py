@@ -20,18 +20,27 @@ _NAMES = (
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(",") for name in names.split()}
 _SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h", "fps": "ft/s", "rpm": "revolution/min"}
-SYMBOLS = frozenset(
+_SYMBOLS = (
     "m cm mm dm km in ft yd mi g kg mg lb lbs oz s sec min h hr L l mL ml gal N J kJ W kW V Pa Hz "
-    "mph kph kmph".split()
+    "mph kph kmph"
 )
-_FILLER = frozenset(
+SYMBOLS = frozenset(_SYMBOLS.split())  # units that are read without \text
+_FILLER_WORDS = (
     "a an the of total altogether each long tall wide high deep old away about approximately "
-    "roughly exactly only different distinct possible such and".split()
+    "roughly exactly only different distinct possible such and"
 )
-_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3, "平方": 2, "立方": 3}
-_TOKEN = re.compile(
-    r"/|[^\W\d_]+(?:\.[^\W\d_]+)*|%|\^\{-?\d\}|(?<=[^\W\d_])\^?-?[23](?!\d)|\d+"
-)
+_FILLER = frozenset(_FILLER_WORDS.split())
+_POWERS = {
+    "square": 2,
+    "sq": 2,
+    "squared": 2,
+    "cubic": 3,
+    "cu": 3,
+    "cubed": 3,
+    "平方": 2,
+    "立方": 3,
+}
+_TOKEN = re.compile(r"/|[^\W\d_]+(?:\.[^\W\d_]+)*|%|\^\{-?\d\}|(?<=[^\W\d_])\^?-?[23](?!\d)|\d+")
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 

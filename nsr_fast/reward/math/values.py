@@ -79,7 +79,10 @@ _SAME = {
 }
 _MEANING = {name: key for key, names in _SAME.items() for name in names.split()}
 _ARTICLE = re.compile(r"\\text\{(?:an?|the|option|choice|answer) (?=[^{}])")
-_OPTION = re.compile(r"(?:\\text\{\(([a-h])\)|([A-H])\)(?=.))(.*)", re.DOTALL)
+_OPTION = re.compile(
+    r"(?:\\text\{\(([a-h])\)|([A-H])\)(?=.)|\(([A-H])\)(?=\d|\\(?:frac|sqrt|text)\b))(.*)",
+    re.DOTALL,
+)
 _MODULO = re.compile(
     r"(?:[a-z]\\equiv)?(.+?)(?:\(?\\(?:pmod|bmod|mod) ?(?:\{\d+\}|\d+)\)?|\(mod ?\d+\))"
 )
@@ -100,9 +103,9 @@ def option_and_rest(text: str) -> tuple[str, str] | None:
     match = _OPTION.fullmatch(text)
     if match is None:
         return None
-    rest = match.group(3).strip("}: ").removeprefix(".")
+    rest = match.group(4).strip("}: ").removeprefix(".")
     is_one = rest and not re.search(r"\([a-h]\)|\b(?:or|and)\b|^,", rest)
-    return ((match.group(1) or match.group(2)).lower(), rest) if is_one else None
+    return ("".join(filter(None, match.groups()[:3])).lower(), rest) if is_one else None
 
 
 def without_modulus(a: str, b: str) -> tuple[str, str]:

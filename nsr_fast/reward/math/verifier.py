@@ -1,15 +1,16 @@
 """Scores of responses: extraction, the fast path in this process, workers for the rest.
 
-Equal (gold, answer) pairs are judged once, unless a worker could not decide; what a worker judges overlaps whatever the caller does
-between begin and result.
+Equal (gold, answer) pairs are judged once, unless a worker could not decide. What a worker judges
+overlaps whatever the caller does between begin and result.
 """
 
+import atexit
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from nsr_fast.data.boxed import Extraction, extract_boxed
 from nsr_fast.reward.math.answer import CACHE_SIZE, accepted_answers, canonical
@@ -81,6 +82,13 @@ class MathVerifier:
         self.count(scores)
         return scores
 
+    def unreadable(self, golds: Sequence[str]) -> list[str]:
+        """Those of normalised golds with a formula that no worker can read."""
+        pending = [(gold, self._pool.submit((gold,), "")) for gold in golds]
+        return [
+            gold for gold, judged in pending if judged.result().reason in ("bad_gold", "deadline")
+        ]
+
     def count(self, scores: Sequence[Score]) -> None:
         """Adds scores to the statistics."""
         with self._lock:
@@ -136,6 +144,14 @@ class MathVerifier:
         if score.verdict is Verdict.UNSCORED and score.reason != "bad_gold":
             with self._lock:
                 self._known.pop(key, None)
+
+
+@cache
+def shared_verifier() -> MathVerifier:
+    """The one verifier of this process, closed at its end."""
+    verifier = MathVerifier()
+    atexit.register(verifier.close)
+    return verifier
 
 
 def quantile(values: Sequence[float], share: float) -> float:
