@@ -2,8 +2,8 @@ r"""The final answer of a response: its last balanced \boxed{...} or \fbox{...},
 
 Text up to the last </think> is not an answer, nor is a thought that never ends. Braces are matched,
 \{ and \} do not count. A box that never closes is a truncated answer, not a shorter one. An empty
-last box defers to the one before it. Boxes joined by nothing but "or", "and", a comma or "x =" are one answer with several
-values. A number may go without braces.
+last box defers to the one before it. Boxes joined by nothing but "or", "and", a comma or "x =" are
+one answer with several values. A number may go without braces.
 """
 
 import re

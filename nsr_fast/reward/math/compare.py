@@ -2,10 +2,10 @@ r"""Equality of two answer shapes; formulas are decided by a function for leaves
 
     True, False, or None where the leaf function cannot tell
 
-Symmetric but for one rule: a gold that is an equation, x^2 + y^2 = 49, accepts only equations, while
-m + n = 15 may answer 15. Policy: units, degree and currency signs may be omitted; a percentage may
-stand for its number or its hundredth; x = 5 and 5 are the same answer; an inequality equals its
-interval.
+Symmetric but for one rule: a gold that is an equation, x^2 + y^2 = 49, accepts only equations;
+the answer m + n = 15 may stand for 15. Policy: units, degree and currency signs may be omitted; a
+percentage may stand for its number or its hundredth; x = 5 and 5 are the same answer; an
+inequality equals its interval.
 """
 
 import re

@@ -31,7 +31,8 @@ _ENTITY = re.compile(r"&(?:lt|gt|le|ge|amp|nbsp|minus|times|pi|radic|deg|quot|#\
 _PREFIX = re.compile(r"(?i)(?:the )?(?:final |correct )?answer\s*(?:is\b:?|:|=)\s*(?=\S)")
 _PLACEHOLDER = re.compile(
     r"n/a|n\.a\.?|not (?:available|given|applicable|known|provided|found|sure)|tb[dac]|to-?do"
-    r"|null|nan|nil|unknown|(?:(?:the )?(?:answer|solution|proof|detail)s? )?(?:is |are )?omitted|idk|q\.?e\.?d"
+    r"|null|nan|nil|unknown"
+    r"|(?:(?:the )?(?:answer|solution|proof|detail)s? )?(?:is |are )?omitted|idk|q\.?e\.?d"
     r"|(?:please )?(?:see|refer to|cf\.?|check|consult) .+|(?:by |a |the )?proofs?|proof[ :.].+"
     r"|(?:we |i |it )(?:am not|do not|don't|dont|cannot|can't|could not) .+|missing"
     r"|no (?:final )?answer.*"
