@@ -73,6 +73,11 @@ _DECORATION = re.compile(
     r"|displaylimits|mathstrut|nobreak|allowbreak|protect|centering)(?![a-zA-Z])"
 )
 _CURRENCY = re.compile(r"[€£¥₹]|\\(?:euro|pounds|yen)(?![a-zA-Z])(?=\s*\d)")
+_AMOUNT = r"\s*(\d[\d.,{}!\\ ]*|\\[dt]?frac\s*(?:\d\d|\{\d+\}\s*\{\d+\}))\s*"
+_SIGN = r"(\\\$|[€£¥₹]|\\(?:euro|pounds|yen)(?![a-zA-Z]))"
+_MONEY = re.compile(rf"([-+−]?)\s*{_SIGN}{_AMOUNT}|([-+−]?){_AMOUNT}{_SIGN}")
+_MONEY_NAMES = {"\\$": "dollars", "€": "euros", "\\euro": "euros", "£": "pounds", "¥": "yen"}
+_MONEY_NAMES |= {"\\pounds": "pounds", "\\yen": "yen", "₹": "rupees"}
 _UNEQUAL = re.compile(r"(?<![\d)\]}])!=|(?<=\s)!=")  # behind a number it may be a factorial
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _BLACKBOARD = re.compile(r"\\mathbb\s*([A-Z])(?![a-zA-Z])")
@@ -148,7 +153,8 @@ def _without_font(match: re.Match) -> str:
     if _LETTERS.fullmatch(inner):
         return re.sub(r"[, ]*(and|or) ", r"\\TEXT{\1}", inner)
     is_word_font = _WORD_FONT.match(match.group())
-    if inner in _FUNCTIONS and not (is_word_font and inner == "min"):
+    is_seconds = inner == "sec" and match.string[: match.start()].rstrip("\\, ")[-1:].isdigit()
+    if inner in _FUNCTIONS and not (is_word_font and (inner == "min" or is_seconds)):
         return f"\\{inner} "
     has_word = re.search("[a-zA-Z]" if is_word_font else "[a-zA-Z]{2,}", inner)
     is_number_or_formula = any(c.isdigit() or c in "\\=_<>+" for c in inner.partition("^")[0])
@@ -172,7 +178,7 @@ def _word_as_text(match: re.Match) -> str:
         return f"\\{words} "
     # A hyphen between products is a minus sign: ab-cd.
     is_formula = all(_is_product(word.strip()) for word in words.split("-"))
-    is_unit = words in SYMBOLS and not _is_behind_digit(match)
+    is_unit = words in SYMBOLS and _has_unit_place(match)
     if is_formula and not is_unit:
         return words
     return f"\\text{{{words}}}"
@@ -186,10 +192,11 @@ def _is_product(word: str) -> bool:
     return bool(is_long or (is_short and word not in _WORDS_ONLY))
 
 
-def _is_behind_digit(match: re.Match) -> bool:
-    """7km is a product: units stand behind a blank."""
-    is_digit = match.string[: match.start()][-1:].isdigit()
-    return is_digit and len(match.group()) == 2 and match.group() in SYMBOLS
+def _has_unit_place(match: re.Match) -> bool:
+    """A unit stands behind a value and, if it is short, a blank: 7km is a product, dm alone too."""
+    before = match.string[: match.start()]
+    is_glued = len(match.group()) == 2 and before[-1:].isdigit()
+    return not is_glued and before.rstrip()[-1:] not in ("", *"+-*/=(,^_")
 
 
 def _lone_unit(text: str) -> str:
@@ -236,6 +243,10 @@ def _cleaned(text: str) -> str:
     text = "".join(c for c in text if unicodedata.category(c) != "Cf").strip()
     while len(text) > 2 and text[0] == text[-1] and text[0] in "`*":
         text = text[1:-1]
+    if money := _MONEY.fullmatch(text.rstrip(".")):
+        sign, name, amount, *behind = money.groups(default="")
+        sign, amount, name = sign + behind[0], amount + behind[1], name + behind[2]
+        text = f"{sign}{amount}\\text{{ {_MONEY_NAMES[name]}}}"
     text = _CURRENCY.sub("", text.replace("¢", r"\text{ cents}"))
     text = _UNEQUAL.sub(r"\\ne ", text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace(r"\cr", r"\\")

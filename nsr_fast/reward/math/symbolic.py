@@ -232,9 +232,9 @@ def _sides(text: str) -> tuple[str, str, str] | None:
 
 def _relations_equal(a: tuple[str, str, str], b: tuple[str, str, str]) -> bool:
     """Whether left - right of the two differ by a constant factor (positive for inequalities)."""
-    if a[1] != b[1]:
-        return False
     x, y = (parsed(r[0]) - parsed(r[2]) for r in (a, b))
+    if a[1] != b[1] or not (x.free_symbols and y.free_symbols):
+        return False  # a statement about numbers is compared side by side
     ratios = [ratio for values in _points(x, y) if (ratio := _ratio(x, y, values)) is not None]
     if len(ratios) < 2 or not all(_same_ratio(r, ratios[0]) for r in ratios):
         return False
