@@ -3,14 +3,13 @@ r"""The reward "math": the answer of a completion against the accepted answers o
 All of a process share one verifier, so equal answers are judged once whoever asks.
 """
 
-import atexit
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 from nsr_fast.errors import InputError
-from nsr_fast.reward.math.answer import extraction_rule, usable_rows
-from nsr_fast.reward.math.verifier import MathVerifier, PendingScore
+from nsr_fast.reward.math.answer import extraction_rule
+from nsr_fast.reward.math.golds import usable_rows
+from nsr_fast.reward.math.verifier import PendingScore, shared_verifier
 from nsr_fast.reward.verdict import Score, Verdict
 from nsr_fast.types import Rollout
 
@@ -26,14 +25,7 @@ def verify_math(response: str, answer: object) -> Verdict:
 
 def score_math(response: str, answer: object) -> Score:
     """verify_math with the reason and the extracted answer."""
-    return _verifier().score([response], [answer])[0]
-
-
-@cache
-def _verifier() -> MathVerifier:
-    verifier = MathVerifier()
-    atexit.register(verifier.close)
-    return verifier
+    return shared_verifier().score([response], [answer])[0]
 
 
 class MathReward:
@@ -47,11 +39,11 @@ class MathReward:
 
     def __init__(self, *, extract: str = "boxed") -> None:
         self._extract = extraction_rule(extract)
-        self._verifier = _verifier()
+        self._verifier = shared_verifier()
 
     def check_rows(self, rows: Sequence[dict], *, drop_bad_golds: bool) -> list[dict]:
-        """Every answer must verify against itself."""
-        return usable_rows(rows, drop_bad_golds=drop_bad_golds)
+        """Every answer must be readable; what is returned has it as read."""
+        return usable_rows(rows, drop_bad_golds=drop_bad_golds, verifier=self._verifier)
 
     def begin(self, rollout: Rollout) -> PendingScore:
         """Judges in this process or starts a worker on it."""
