@@ -7,7 +7,7 @@ with nothing behind it, or by the end of the text; fences stand in list items an
 import re
 from dataclasses import dataclass
 
-from nsr_fast.reward.code.names import bound_names, free_names, parsed
+from nsr_fast.reward.code.names import bound_names, free_names, imported_names, parsed
 
 _OPENING = re.compile(r"(`{3,})([^`]*)$|(~{3,})(.*)$")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)")
@@ -43,13 +43,19 @@ def program_of(completion: str, names: frozenset[str] = frozenset()) -> str | No
     if not texts:
         return None
     if names:
-        main = {_last(texts, lambda text, name=name: name in defined(text)) for name in names}
+        main = {_defining(texts, name) for name in names}
         main.discard(None)
     else:
         reading = [i for i, text in enumerate(texts) if _READS.search(text) and _is_whole(text)]
         main = set(reading[-1:])
     main = main or {len(texts) - 1}
     return "\n\n".join(texts[i].strip("\n") for i in sorted(_with_needed(main, texts)))
+
+
+def _defining(texts: list[str], name: str) -> int | None:
+    """The last block that makes a name, else the last that imports it."""
+    made = _last(texts, lambda text: name in defined(text) - imported_names(text))
+    return made if made is not None else _last(texts, lambda text: name in defined(text))
 
 
 def defined(text: str) -> set[str]:
@@ -151,4 +157,6 @@ def _closes(line: str, fence: str, offset: int) -> bool:
 
 def _dedented(line: str, columns: int) -> str:
     """The line without up to so many blanks at its start."""
-    return line[min(columns, len(line) - len(line.lstrip(" "))) :]
+    bare = line.lstrip(" \t")
+    blanks = line[: len(line) - len(bare)]
+    return (blanks.expandtabs(4) if columns else blanks)[columns:] + bare

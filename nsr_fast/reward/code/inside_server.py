@@ -5,6 +5,7 @@ numbers of its objects, each with what was printed meanwhile. Whatever the progr
 process can change the values that it answers and nothing else. Follows inside_program.py.
 """
 
+import builtins
 import operator
 import sys
 import types
@@ -51,6 +52,15 @@ def is_imported(value, origin):
     return value is (getattr(found, attribute, None) if attribute else found)
 
 
+OPERATIONS["await"] = lambda coroutine: __import__("asyncio").run(coroutine)
+
+
+def error_of(names, arguments):
+    """The exception of a function of the tests: its nearest builtin ancestor."""
+    kinds = [getattr(builtins, name, None) for name in names]
+    return next(kind for kind in kinds if isinstance(kind, type))(*arguments)
+
+
 class Server:
     """The program's end of the channel; its objects are known to the tests by number."""
 
@@ -71,7 +81,7 @@ class Server:
             if kind == "r":
                 return decoded(content[0], self._resolved)
             if kind == "x":
-                raise RuntimeError("the function of the test failed")
+                raise error_of(*content)
             try:
                 reply = getattr(self, f"on_{kind}")(*content)
             except BaseException as error:
@@ -141,7 +151,8 @@ class Server:
             if issubclass(value, BaseException):
                 return ["h", self._number(value), "error", self._ancestors(value)]
             return ["h", self._number(value), "class", value.__name__]
-        return ["h", self._number(value), "object", type(value).__name__]
+        kind = "coroutine" if isinstance(value, types.CoroutineType) else "object"
+        return ["h", self._number(value), kind, type(value).__name__]
 
     def _number(self, value):
         if id(value) not in self._numbers:

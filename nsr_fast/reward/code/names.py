@@ -8,8 +8,14 @@ only where the test asks for nothing else of it, so that a program cannot replac
 
 import ast
 import builtins
+import importlib.util
+import sys
+import threading
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+
+from nsr_fast.reward.code.backends import PACKAGES
 
 _MODULES = (
     "bisect cmath collections copy datetime decimal fractions functools heapq io itertools json "
@@ -52,6 +58,8 @@ _TOOLS = (
     "list max min print range repr round set sorted str sum tuple type zip"
 )
 _PREDICATES = frozenset(_TOOLS.split())
+_TEST_PACKAGES = ("pytest", "hypothesis", "pandas", "scipy", "sympy", "sklearn", "torch")
+_PARSING = threading.Lock()
 _SHARED_MODULES = frozenset((*_MODULES.split(), "numpy", "unittest"))
 
 
@@ -59,7 +67,9 @@ _SHARED_MODULES = frozenset((*_MODULES.split(), "numpy", "unittest"))
 def parsed(text: str) -> ast.Module | None:
     """The tree of a Python text, None when it has none."""
     try:
-        return ast.parse(text, "<program>")
+        with _PARSING, warnings.catch_warnings():  # the filters are the process's
+            warnings.simplefilter("ignore")  # of escapes as in "\\d"
+            return ast.parse(text, "<program>")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -81,6 +91,13 @@ def bound_names(body: Sequence[ast.stmt]) -> set[str]:
             names.add(node.id)
         pending += ast.iter_child_nodes(node)
     return names
+
+
+def imported_names(text: str) -> set[str]:
+    """Names that a text binds by imports alone, at its top."""
+    body = tree.body if (tree := parsed(text)) else []
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return bound_names(imports) - bound_names([node for node in body if node not in imports])
 
 
 def loaded_names(tree: ast.AST) -> set[str]:
@@ -123,11 +140,43 @@ def asked_names(statements: Sequence[str], entry: str | None) -> set[str]:
         alias.name
         for tree in trees
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module in ("solution", "main")
+        if isinstance(node, ast.ImportFrom) and node.module in program_modules(statements)
         for alias in node.names
     }
     asked = (loaded - bound - inner) | imported | ({entry} if entry else set())
     return asked - {"__name__", "__file__"}
+
+
+@lru_cache(maxsize=256)
+def _imported_modules(text: str) -> frozenset[str]:
+    tree = parsed(text)
+    names = set()
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return frozenset(names)
+
+
+def imported_modules(statements: Sequence[str]) -> set[str]:
+    """Modules that tests import and that are neither Python's nor packages of the sandbox."""
+    names = set().union(*map(_imported_modules, statements))
+    known = sys.stdlib_module_names | set(PACKAGES)
+    return {name for name in names if name.partition(".")[0] not in known}
+
+
+def program_modules(statements: Sequence[str]) -> set[str]:
+    """What tests import that is no package known to anyone: the program, as `solution`."""
+    return {name for name in imported_modules(statements) if not _is_package(name)}
+
+
+@lru_cache(maxsize=256)
+def _is_package(name: str) -> bool:
+    top = name.partition(".")[0]
+    if top in ("solution", "main") or top in sys.stdlib_module_names:
+        return False
+    return top in _TEST_PACKAGES or importlib.util.find_spec(top) is not None
 
 
 def shared_out(asked: set[str], program: str, entry: str | None) -> tuple[set[str], dict]:

@@ -28,7 +28,7 @@ KILLED = "the supervisor was killed"
 BACKENDS = ("bwrap", "unshare")
 _FIRST_UID, _NUM_PAIRS = 200_000, 200_000  # two users a sandbox
 _START_S, _SLACK_S = 20.0, 5.0
-_TEXTS = ("values", "program", "server", "handles", "tests", "supervisor")
+_TEXTS = ("values", "program", "server", "handles", "channel", "tests", "supervisor")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from nsr_fast.reward.code.names import USUAL, asked_names, parsed, shared_out, uncalled_tests
+from nsr_fast.reward.code.names import (
+    USUAL,
+    asked_names,
+    imported_modules,
+    parsed,
+    program_modules,
+    shared_out,
+    uncalled_tests,
+)
 from nsr_fast.reward.verdict import without_bad_golds
 
 _NAME_KEYS = ("fn_name", "func_name", "function_name", "entry_point")
@@ -78,6 +86,7 @@ class CodeTests:
             "names": sorted(names),
             "prelude": prelude,
             "uncalled": uncalled_tests(self.statements),
+            "modules": sorted(program_modules(self.statements)),
         }
 
 
@@ -123,8 +132,12 @@ def rows_with_tests(rows: Sequence[dict], *, drop_bad_golds: bool = False) -> li
     """
     problems = [_problem(tests_of(row)) for row in rows]
     bad = [row for row, problem in zip(rows, problems) if problem == "unreadable"]
+    imports = [row for row, problem in zip(rows, problems) if problem == "imports"]
     empty = [row for row, problem in zip(rows, problems) if problem == "empty"]
     kept = without_bad_golds(rows, bad, "tests cannot be read", drop_bad_golds=drop_bad_golds)
+    kept = without_bad_golds(
+        kept, imports, "tests import what programs cannot", drop_bad_golds=drop_bad_golds
+    )
     what = "tests expect an empty output, which a program that does nothing prints"
     return without_bad_golds(kept, empty, what, drop_bad_golds=drop_bad_golds)
 
@@ -134,6 +147,8 @@ def _problem(tests: object) -> str | None:
         found = read_tests(tests)
         for statement in found.statements:
             ast.parse(statement)
+        if imported_modules(found.statements) - program_modules(found.statements):
+            return "imports"
     except EmptyOutputError:
         return "empty"
     except (ValueError, SyntaxError, TypeError, RecursionError):  # ValueError: broken JSON too
