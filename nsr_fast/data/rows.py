@@ -14,11 +14,14 @@ from pathlib import Path
 
 from nsr_fast.data.boxed import extract_boxed
 from nsr_fast.errors import InputError
+from nsr_fast.types import CHAT
 
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
-def read_rows(data: str | Path, *, limit: int | None = None, key: str = "data") -> list[dict]:
+def read_rows(
+    data: str | Path, *, limit: int | None = None, key: str = "data", needs_answer: bool = True
+) -> list[dict]:
     """All rows of `data` (the first `limit`), checked and in one layout.
 
     data     FILE.jsonl | FILE.jsonl.gz | FILE.parquet | folder or hub name for `datasets`; a hub
@@ -27,12 +30,13 @@ def read_rows(data: str | Path, *, limit: int | None = None, key: str = "data") 
              "tests" may stand in for "answer"; verl's {"prompt": messages, "reward_model":
              {"ground_truth": ...}} is read as the same. Other columns pass through.
     key      the setting that names `data`, for messages
+    needs_answer  false: a row may come without (the reward is the user's own)
     Raises   InputError: no file, no rows, broken JSON, no prompt, no answer, wrong type
     """
     rows = []
     try:
         for where, raw in _raw_rows(str(data)):
-            rows.append(_canonical(raw, where, index=len(rows)))
+            rows.append(_canonical(raw, where, index=len(rows), needs_answer=needs_answer))
             if limit is not None and len(rows) == limit:
                 break
         if not rows:
@@ -115,7 +119,7 @@ def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
         yield f"{data}: row {number}", row
 
 
-def _canonical(raw: object, where: str, *, index: int) -> dict:
+def _canonical(raw: object, where: str, *, index: int, needs_answer: bool) -> dict:
     """One checked row with `id`, `prompt` and `answer`."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(raw).__name__}")
@@ -126,10 +130,12 @@ def _canonical(raw: object, where: str, *, index: int) -> dict:
             f"{where}: no prompt; expected a column prompt or problem, got {sorted(row)}"
         )
     row["prompt"] = _checked_prompt(prompt, where)
+    if isinstance(prompt, list):
+        row[CHAT] = True
     answer = row.get("answer")
     if answer is None and isinstance(row.get("reward_model"), Mapping):
         answer = _verl_answer(row["reward_model"].get("ground_truth"))
-    if answer is None and row.get("tests") is None:
+    if needs_answer and answer is None and row.get("tests") is None:
         message = f"{where}: no answer; expected a column answer (or tests)"
         raise InputError(f"{message}, got {sorted(row)}")
     if answer is not None:

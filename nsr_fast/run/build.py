@@ -21,6 +21,7 @@ from nsr_fast.model.load import (
 )
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
+from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.types import Prompt
@@ -48,10 +49,16 @@ class Actor:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config.run)
-    rows = read_rows(config.data.data)
-    eval_rows = read_rows(config.eval.eval_data, key="eval_data") if config.eval.eval_data else []
+    needs_answer = bool(config.reward.built_in)
+    rows = read_rows(config.data.data, needs_answer=needs_answer)
+    eval_rows = []
+    if config.eval.eval_data:
+        eval_rows = read_rows(config.eval.eval_data, key="eval_data", needs_answer=needs_answer)
     reward = load_reward(
         config.reward.reward,
+        weights=config.reward.reward_weights,
+        correct_by=config.reward.correct_by,
+        timeout_s=config.reward.reward_timeout_s,
         extract=config.reward.extract,
         unsafe=config.reward.unsafe,
         mask_truncated=config.reward.mask_truncated_completions,
@@ -59,6 +66,7 @@ def prepare(config: Config) -> Inputs:
     drop = config.reward.drop_bad_golds
     rows = reward.check_rows(rows, drop_bad_golds=drop)
     eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
+    notes = trial_calls([p for p, _ in reward.parts], rows, config.sampling.num_generations)
     resolve_engine(config.engine.engine)
     tokenizer = load_tokenizer(config.model.model)
     return Inputs(
@@ -66,7 +74,7 @@ def prepare(config: Config) -> Inputs:
         eval_prompts=load_prompts(
             eval_rows, config.data, tokenizer, limit=config.eval.eval_num_prompts
         ),
-        warnings=data_warnings(rows, eval_rows),
+        warnings=[*data_warnings(rows, eval_rows), *notes],
         reward=reward,
         tokenizer=tokenizer,
     )

@@ -202,6 +202,6 @@ def test_a_reward_is_a_function_for_trl(tmp_path):
     columns = {"answer": ["2", "3"], "level": [1, 2], "trainer_state": object()}
     assert reward(["p", "q"], [r"\boxed{2}", "no"], [[1], [2]], **columns) == [1.1, -0.8]
     assert reward([], [], []) == []
-    assert reward.name == reward.__name__ == "math + nsr_fast_user_mine:n"
+    assert reward.name == reward.__name__ == "math + mine:n"
     with pytest.raises(InputError, match="math needs a column answer"):
         load_reward("math")(["p"], ["x"], [[1]])

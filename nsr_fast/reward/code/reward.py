@@ -24,6 +24,7 @@ from nsr_fast.reward.code.sandbox import (
     run_job,
 )
 from nsr_fast.reward.code.tests import CodeTests, read_tests, rows_with_tests, tests_of
+from nsr_fast.reward.reward import Part
 from nsr_fast.reward.verdict import Score, Verdict
 from nsr_fast.types import Rollout
 
@@ -71,7 +72,7 @@ def _judged(report: dict, wanted: CodeTests) -> Score:
     return Score(Verdict.WRONG, _REASONS.get(status, "different"))
 
 
-class CodeReward:
+class CodeReward(Part):
     """+1 all tests pass, -1 not, None the sandbox failed; sandboxes run in threads.
 
     unsafe       runs programs without a sandbox where none works; else that is an InputError
@@ -113,11 +114,11 @@ class CodeReward:
 
     def finish(
         self, rollouts: Sequence[Rollout], handles: "Sequence[Future[Score]]"
-    ) -> list[float | None]:
+    ) -> list[Score]:
         """Waits for the sandboxes."""
         scores = [handle.result() for handle in handles]
         self._running.clear()
-        return [score.verdict.reward for score in scores]
+        return scores
 
     def statistics(self) -> dict[str, float]:
         """Counts by verdict and reason."""

@@ -10,6 +10,7 @@ from nsr_fast.errors import InputError
 from nsr_fast.reward.math.answer import extraction_rule
 from nsr_fast.reward.math.golds import usable_rows
 from nsr_fast.reward.math.verifier import PendingScore, shared_verifier
+from nsr_fast.reward.reward import Part
 from nsr_fast.reward.verdict import Score, Verdict
 from nsr_fast.types import Rollout
 
@@ -28,7 +29,7 @@ def score_math(response: str, answer: object) -> Score:
     return shared_verifier().score([response], [answer])[0]
 
 
-class MathReward:
+class MathReward(Part):
     """+1 correct, -1 wrong, None unscored; every rollout is judged while the engine goes on.
 
     extract   where the answer is found: boxed, lenient or paper (see math/answer.py)
@@ -52,16 +53,14 @@ class MathReward:
             raise InputError("reward: math needs a column answer in every row")
         return self._verifier.begin(rollout.text, prompt.answer, self._extract)
 
-    def finish(
-        self, rollouts: Sequence[Rollout], handles: Sequence[PendingScore]
-    ) -> list[float | None]:
+    def finish(self, rollouts: Sequence[Rollout], handles: Sequence[PendingScore]) -> list[Score]:
         """Waits; a wrong answer of a completion without an end counts as truncated."""
         scores = [handle.result() for handle in handles]
         for i, (score, rollout) in enumerate(zip(scores, rollouts, strict=True)):
             if rollout.finish_reason == "length" and score.verdict is Verdict.WRONG:
                 scores[i] = replace(score, reason="truncated")
         self._verifier.count(scores)
-        return [score.verdict.reward for score in scores]
+        return scores
 
     def statistics(self) -> dict[str, float]:
         """Metrics of the verifier so far."""
