@@ -24,6 +24,10 @@ KINDS = {
         ("f(2)=7", "7", True),
         (r"\angle ABC=40^\circ", "40", True),
         ("f(g(2))=9", "9", True),
+        ("x^2=16", r"x=\pm 4", False),
+        ("|x|=5", "5", False),
+        (r"\sin x=1", "1", False),
+        ("y-3=2(x-1)", "2x+1", False),
     ],
     "neighbours of large values": [
         ("3^{90}+2", "3^{90}", False),
