@@ -57,6 +57,8 @@ KINDS = {
         (r"7\text{ km}", "7km", True),
         ("7", "7 km", True),
         ("5m", "5", False),
+        (r"5\text{ L}", "5L", True),
+        (r"5\text{ L}", "5mL", False),
         ("5 m", "5", True),
         (r"\frac{t}{2}+3", r"\frac{1}{2}+3", False),
         ("5t+t^2", "t^2+5t", True),
