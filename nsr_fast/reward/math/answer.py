@@ -21,7 +21,7 @@ from nsr_fast.reward.math.spelling import normalised
 
 CACHE_SIZE = 65_536
 _NUMBER = re.compile(r"-?\d*\.?\d+")
-_DOTS = re.compile(r"\.\.|\\[lc]?dots(?![a-z])|…")
+_DOTS = re.compile(r"\.\.|\\[lc]?dots(?![a-z])")
 _ANSWER_IS = re.compile(r"(?i)\banswer(?: to [^.:=]{1,60})?\s*(?:\bis\b|:|=)[\s:]*")
 _TAG = re.compile(r"<answer>([^<]*)</answer>")
 _BOLD = re.compile(r"(\*\*|__|`)(.+?)\1")
@@ -118,7 +118,7 @@ def gold_of(choice: object) -> Gold:
         return gold
     if not canonical(gold.text):
         return Gold("", "empty")
-    if _DOTS.search(canonical(gold.text)):
+    if _DOTS.search(canonical(gold.text)):  # those of 0.333... have become an overline
         return Gold("", "dots that stand for something")
     return gold if _equals_its_box(gold.text) else Gold("", "unbalanced")
 

@@ -40,6 +40,7 @@ _PLACEHOLDER = re.compile(
     r"|to be (?:determined|announced|proved|proven|shown|done|added)|(?:the |your )?answer"
     r"|(?:the )?solutions?|(?:the |no )?solutions? (?:provided|given|available|below|above)"
     r"|undetermined|open[- ]ended"
+    r"|left (?:to|as|for) .+|as (?:shown|stated|seen|above).*|.*\b(?:proof|qed)\b[^\d$\\]*"
     r"|(?:prove|show) that .+|[?.…_*#~x\- —–]*[?….—–_-]",
     re.IGNORECASE,
 )
@@ -119,7 +120,9 @@ def _from_prose(text: str) -> Gold:
     """The only formula or number of a sentence; text that is no sentence as it is."""
     outside = _MATH.sub(" ", text)
     words = [word.lower() for word in _WORD.findall(outside)]
-    if not _VERBS.intersection(words) and len(words) < 2 * _PROSE_WORDS:
+    has_stop = text.endswith(".") and len(text.split()) >= _PROSE_WORDS and words
+    is_prose = _VERBS.intersection(words) or has_stop or len(words) >= 2 * _PROSE_WORDS
+    if not is_prose:
         return Gold(text)
     formulas = list(dict.fromkeys(next(filter(None, groups)) for groups in _MATH.findall(text)))
     if formulas:

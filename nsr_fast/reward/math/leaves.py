@@ -58,8 +58,10 @@ def _readings(a: Leaf, b: Leaf) -> Iterator[tuple[str, str]]:
         yield f"{a.text}\\cdot10^{{{scale}}}", b.text
     if a.unit == "%" != b.unit:
         yield b.text, f"\\frac{{{a.text}}}{{100}}"
-    if a.unit and not b.unit and b.text.endswith(symbol := _SYMBOL.sub("", a.unit)):
-        yield f"{a.text}{symbol}", b.text  # 5 m, the unit, is written like 5m, the product
+    symbol = _SYMBOL.sub("", a.unit)
+    written = b.text[-len(symbol) :]
+    if symbol and not b.unit and written.lower() == symbol:
+        yield f"{a.text}{written}", b.text  # 5 L, the unit, is written like 5L, the product
     if a.unit == "degree" != b.unit and "\\pi" in b.text:
         yield b.text, f"\\frac{{({a.text})\\pi}}{{180}}"
 

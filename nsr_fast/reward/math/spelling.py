@@ -83,6 +83,7 @@ _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _BLACKBOARD = re.compile(r"\\mathbb\s*([A-Z])(?![a-zA-Z])")
 _PERIOD = re.compile(r"(?<=[.\d])\\(?:bar|dot|overbar)\s*(?:\{(\d+)\}|(\d))(?!\d)")
 _DOTS = re.compile(r"((?<!\d)\d*\.\d{0,12}?)(\d{1,6}?)\2{2,}(?:\.{3,}|…|\\(?:l|c)?dots)\s*$")
+_AND_SO_ON = re.compile(r"(?<=[,;+*])\s*(?:\.{2,}|…)\s*$")
 _LEFT_OPEN = re.compile(r"(?:(?<=^)|(?<=\\cup)|(?<=\\in)|(?<=∪))\s*(?:\\left)?\](?=[^\[\]()]*[,;])")
 _RIGHT_OPEN = re.compile(r"(?<=[^\[\]()])(?:\\right)?\[\s*(?=$|\\cup|∪)")
 _ENVIRONMENT = re.compile(r"\{(?:small|b?p?small)matrix\*?\}")
@@ -254,7 +255,7 @@ def _cleaned(text: str) -> str:
     text = _ENVIRONMENT.sub("{pmatrix}", _DECORATION.sub(" ", text))
     text = _BLACKBOARD.sub(r"\\mathbb{\1}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
     text = _PERIOD.sub(lambda m: f"\\overline{{{m.group(1) or m.group(2)}}}", text)
-    text = _DOTS.sub(r"\1\\overline{\2}", text)
+    text = _AND_SO_ON.sub(r"\\ldots", _DOTS.sub(r"\1\\overline{\2}", text))
     opened = _LEFT_OPEN.sub("(", text)
     return _RIGHT_OPEN.sub(")", opened) if opened.count("[") + opened.count("]") else opened
 

@@ -25,6 +25,7 @@ DIGITS = 40  # tells most numbers apart
 PROOF_DIGITS = 600  # e^{-1000} + 1 is not 1
 MAX_PROOF_DIGITS = 3000
 _RELATIVE = sympy.Float("1e-30")
+_SUMMED = (sympy.Integral, sympy.Sum, sympy.Product)
 _POINT_RELATIVE = sympy.Float("1e-75", PROOF_DIGITS // 4)
 _CONFIG = LatexExtractionConfig(boxed_match_priority=0)
 _CONFIG = replace(_CONFIG, normalization_config=replace(_CONFIG.normalization_config, units=False))
@@ -153,6 +154,8 @@ def _agree_in_all_digits(x: sympy.Expr, y: sympy.Expr) -> bool:
     sizes = [n for e in (x, y) for r in e.atoms(sympy.Rational) for n in (abs(r.p), r.q)]
     numeral = max((int(n).bit_length() for n in sizes), default=0)
     digits = min(PROOF_DIGITS + numeral, MAX_PROOF_DIGITS)
+    if x.has(*_SUMMED) or y.has(*_SUMMED):
+        digits = 2 * DIGITS  # quadrature of hundreds of digits takes minutes
     a, b = _number(x, digits=digits), _number(y, digits=digits)
     if a is None or b is None:
         return False
@@ -232,7 +235,10 @@ def _sides(text: str) -> tuple[str, str, str] | None:
 
 def _relations_equal(a: tuple[str, str, str], b: tuple[str, str, str]) -> bool:
     """Whether left - right of the two differ by a constant factor (positive for inequalities)."""
-    x, y = (parsed(r[0]) - parsed(r[2]) for r in (a, b))
+    sides = [parsed(text) for r in (a, b) for text in (r[0], r[2])]
+    if not all(isinstance(side, sympy.Expr) for side in sides):
+        return False
+    x, y = sides[0] - sides[1], sides[2] - sides[3]
     if a[1] != b[1] or not (x.free_symbols and y.free_symbols):
         return False  # a statement about numbers is compared side by side
     ratios = [ratio for values in _points(x, y) if (ratio := _ratio(x, y, values)) is not None]

@@ -15,6 +15,7 @@ from nsr_fast.reward.math.answer import extract_lenient, extract_paper
 from nsr_fast.reward.math.limits import complexity
 from nsr_fast.reward.math.spelling import normalised
 from tests.reward.math.cases import DIFFERENT, EQUAL, EQUAL_ONE_WAY
+from tests.reward.math.kinds import KINDS, LENIENT
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,22 @@ def test_different_answers_are_wrong_both_ways(verifier):
     assert accepted == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_by_kind(verifier, kind):
+    golds, answers, _ = zip(*KINDS[kind])
+    scores = verifier.score([boxed(answer) for answer in answers], golds)
+    found = [score.verdict is Verdict.CORRECT for score in scores]
+    off = [case for case, is_correct in zip(KINDS[kind], found) if is_correct != case[2]]
+    assert off == [] and all(score.verdict is not Verdict.UNSCORED for score in scores)
+
+
+def test_lenient_answers_are_taken_where_they_are_stated(verifier):
+    responses, _ = zip(*LENIENT)
+    scores = verifier.score(responses, ["73"] * len(responses), extract_lenient)
+    off = [case for case, s in zip(LENIENT, scores) if (s.verdict is Verdict.CORRECT) != case[1]]
+    assert off == []
+
+
 @pytest.mark.parametrize(
     ("response", "text", "reason"),
     [
@@ -73,6 +90,7 @@ def test_different_answers_are_wrong_both_ways(verifier):
         (r"$\boxed{3}$ and $\boxed{4}$", "3 , 4", ""),
         (r"\boxed{3}, wait, \boxed{4}", "4", ""),
         (r"<think>\boxed{3}</think> \boxed{4}", "4", ""),
+        (r"<think>so \boxed{3}", None, "no_answer"),
         (r"<think>\boxed{3}</think> done", None, "no_answer"),
         (r"\boxed{12", None, "truncated"),
         (r"\boxed{7}, so \boxed{12", None, "truncated"),
