@@ -253,3 +253,15 @@ def test_all_inputs_share_a_budget(backend):
 def test_tests_that_never_ask_the_program_are_unscored():
     score = verify_code(fenced("def f(x): return x"), ["x = 1\nassert x == 1"], limits=LIMITS)
     assert (score.verdict, score.reason) == (Verdict.UNSCORED, "bad_gold")
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("def lcm(a, b): return a * b // 2", ["assert gcd(4, 6) == 2", "assert lcm(4, 6) == 12"]),
+        ("x = 1", ["assert factorial(5) == 120"]),
+        ("x = 1", ["assert add(1, 2) == 3"]),
+    ],
+)
+def test_what_the_program_does_not_define_is_not_lent_to_it(program, tests):
+    assert verify_code(fenced(program), tests, limits=LIMITS).verdict is Verdict.WRONG
