@@ -55,6 +55,10 @@ mount -t proc proc "$root/proc"
 for device in null zero urandom; do
   touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
 done
+ln -s /proc/self/fd "$root/dev/fd"
+for stream in 0:stdin 1:stdout 2:stderr; do
+  ln -s "/proc/self/fd/${stream%%:*}" "$root/dev/${stream#*:}"
+done
 cd "$root"
 exec chroot "$root" "$@"
 """

@@ -17,10 +17,11 @@ from functools import lru_cache
 
 from nsr_fast.reward.code.backends import PACKAGES
 
-_MODULES = (
+_MODULE_TEXT = (
     "bisect cmath collections copy datetime decimal fractions functools heapq io itertools json "
     "math operator os random re statistics string sys time typing"
 )
+_MODULES = _MODULE_TEXT.split()
 _NAMES = {
     "abc": "ABC abstractmethod",
     "bisect": "bisect_left bisect_right insort insort_left insort_right",
@@ -37,30 +38,39 @@ _NAMES = {
     "itertools": "accumulate chain combinations combinations_with_replacement cycle dropwhile "
     "filterfalse groupby islice pairwise permutations product repeat starmap takewhile tee "
     "zip_longest count",
-    "math": "acos asin atan atan2 ceil comb cos degrees exp factorial floor fmod fsum gcd hypot "
+    "json": "dumps loads",
+    "math": "acos asin atan atan2 ceil comb cos degrees e exp factorial floor fmod fsum gcd hypot "
     "inf isclose isfinite isinf isnan isqrt lcm log log10 log2 nan perm pi prod radians sin sqrt "
     "tan trunc",
-    "operator": "attrgetter itemgetter",
-    "random": "randint shuffle",
-    "statistics": "mean median",
+    "operator": "add and_ attrgetter itemgetter mul or_ sub xor",
+    "random": "choice randint random shuffle",
+    "re": "findall finditer fullmatch",
+    "statistics": "mean median mode stdev",
     "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation",
+    "sys": "maxsize setrecursionlimit stdin stdout",
     "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator "
     "List Mapping NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
 }
 USUAL: dict[str, list] = {
     **{name: [module, name] for module, names in _NAMES.items() for name in names.split()},
-    **{name: [name, None] for name in _MODULES.split()},
+    **{name: [name, None] for name in _MODULES},
+    "np": ["numpy", None],
 }
 _BUILTINS = frozenset(dir(builtins))
 # What tests compare and convert with, whatever the program calls so.
-_TOOLS = (
-    "abs all any bool dict float frozenset int isclose isfinite isinstance isnan issubclass len "
-    "list max min print range repr round set sorted str sum tuple type zip"
+_PREDICATE_TEXT = (
+    "abs all any bool dict float frozenset int isclose isfinite isinf isinstance isnan issubclass "
+    "len list max min print range repr round set sorted str sum tuple type zip"
 )
-_PREDICATES = frozenset(_TOOLS.split())
+_PREDICATES = frozenset(_PREDICATE_TEXT.split())
+_TYPES = (
+    "Counter OrderedDict defaultdict deque namedtuple Decimal Fraction Enum " + _NAMES["typing"]
+)
+# What tests use without importing it; other usual names, as gcd, are what they test.
+TOOLS = frozenset((*_BUILTINS, *_PREDICATES, *_MODULES, *_TYPES.split(), "np"))
 _TEST_PACKAGES = ("pytest", "hypothesis", "pandas", "scipy", "sympy", "sklearn", "torch")
 _PARSING = threading.Lock()
-_SHARED_MODULES = frozenset((*_MODULES.split(), "numpy", "unittest"))
+_SHARED_MODULES = frozenset((*_MODULES, "numpy", "unittest"))
 
 
 @lru_cache(maxsize=256)
@@ -184,15 +194,14 @@ def shared_out(asked: set[str], program: str, entry: str | None) -> tuple[set[st
     tree = parsed(program)
     body = tree.body if tree else []
     defined = bound_names(body)
-    imports = _imports(body)
-    common = {name for name in asked if (name in _BUILTINS or name in USUAL) and name != entry}
-    own = asked - common
     made = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= (common & made) - _BUILTINS - _PREDICATES - set(_MODULES.split())
+    imports = _imports(body)
+    tools = (asked & TOOLS) - {entry}
+    own = asked - tools | (tools & made) - _BUILTINS - _PREDICATES - set(_MODULES)
     if not own & defined:
-        candidates = common & defined
+        candidates = tools & defined
         own |= candidates - _PREDICATES or candidates
-    prelude = {name: USUAL[name] for name in common - own if name in USUAL}
+    prelude = {name: USUAL[name] for name in tools - own if name in USUAL}
     prelude |= {name: imports[name] for name in asked & imports.keys() if name != entry}
     return own - prelude.keys(), prelude
 

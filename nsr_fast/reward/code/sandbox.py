@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from nsr_fast.errors import InputError
@@ -102,7 +103,8 @@ def _supervisor() -> bytes:
     """The frame of what runs inside, compiled once: the sandbox runs this same Python."""
     folder = Path(__file__).parent
     texts = [(folder / f"inside_{name}.py").read_text(encoding="utf-8") for name in _TEXTS]
-    return _sized(marshal.dumps(compile("\n".join(texts), "<sandbox>", "exec")))
+    loader = SourceFileLoader("sandbox", "<sandbox>")  # our own files, as an import takes them
+    return _sized(marshal.dumps(loader.source_to_code("\n".join(texts), "<sandbox>")))
 
 
 def _sized(data: bytes) -> bytes:

@@ -13,14 +13,13 @@ A JSON text of any of them is read as well.
 """
 
 import ast
-import builtins
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from nsr_fast.reward.code.names import (
-    USUAL,
+    TOOLS,
     asked_names,
     imported_modules,
     parsed,
@@ -31,7 +30,6 @@ from nsr_fast.reward.code.names import (
 from nsr_fast.reward.verdict import without_bad_golds
 
 _NAME_KEYS = ("fn_name", "func_name", "function_name", "entry_point")
-_BUILTINS = frozenset(dir(builtins))
 
 
 class EmptyOutputError(ValueError):
@@ -65,8 +63,7 @@ class CodeTests:
     def asked(self) -> frozenset[str]:
         """Names that the tests ask of the program; the usual ones only if there are no others."""
         names = asked_names(self.statements, self.name)
-        own = {name for name in names if name not in USUAL and name not in _BUILTINS}
-        own |= {self.name} if self.name else set()
+        own = {name for name in names if name not in TOOLS or name == self.name}
         return frozenset(own or names)
 
     def message(self, program: str) -> dict | None:
@@ -169,8 +166,8 @@ def _listed_tests(tests: list[dict]) -> CodeTests:
 def _mapped_tests(tests: dict) -> CodeTests:
     name = _name_in(tests)
     if isinstance(tests.get("test"), str) and name:
-        is_called = "check" not in (tree.id for tree in _top_calls(tests["test"]))
-        check = (f"check({name})",) if is_called and "def check" in tests["test"] else ()
+        is_called = "check" in [function.id for function in _top_calls(tests["test"])]
+        check = (f"check({name})",) if "def check" in tests["test"] and not is_called else ()
         return CodeTests(statements=(tests["test"], *check), name=name)
     for key in ("test_list", "assert_case", "functional"):
         if tests.get(key):

@@ -180,11 +180,16 @@ def test_expected_values_stay_out_of_the_programs_process(backend):
         "            seen.append(repr(os.pread(fd, 1 << 20, 0)))\n"
         "        except OSError:\n"
         "            pass\n"
-        "    marks = [str(4700 + n) for n in (11, 12, 13)]\n"
+        "    marks = [str(30_000_000_000_017 * n) for n in (2, 3, 4)]\n"
         "    return [2, len(seen) > 3, [m for m in marks for text in seen if m in text]]\n"
     )
-    check = "def check(candidate):\n    assert candidate(2) != 4711\n"
-    tests = [check, "check(f)", "assert f(1) != 4712", "assert f(3) == [2, True, []] != 4713"]
+    check = "def check(candidate):\n    assert candidate(2) != 120_000_000_000_068\n"
+    tests = [
+        check,
+        "check(f)",
+        "assert f(1) != 60_000_000_000_034",
+        "assert f(3) == [2, True, []] != 90_000_000_000_051",
+    ]
     score = verify_code(fenced(program), tests, limits=QUICK, backend=backend)
     assert score.reason == "equal"
 
