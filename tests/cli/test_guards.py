@@ -71,7 +71,8 @@ def test_default_limits_stop_the_first_round(policy, tmp_path):
 def test_unscored_rounds_and_constant_rewards_name_the_function(policy, tmp_path):
     (tmp_path / "own.py").write_text(CONSTANT)
     own = {"reward": f"{tmp_path}/own.py:zero", "max_rounds": 3}
-    stopped(run_train(tmp_path / "a", policy, **own), 1, "own.py:zero gave", "the reward 0")
+    first = run_train(tmp_path / "a", policy, **own, constant_reward_rounds=1)
+    stopped(first, 1, "own.py:zero gave", "the reward 0")
     late = run_train(tmp_path / "b", policy, **own, constant_reward_rounds=2)
     stopped(late, 2, "constant_reward_rounds (now 2; none: off)")
     completed(run_train(tmp_path / "c", policy, **own, constant_reward_rounds="none"))
