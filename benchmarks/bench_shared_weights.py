@@ -97,6 +97,7 @@ def make_learner(folder: str, share: bool, completion: int):
     keys |= {"num_generations": GENERATIONS, "max_num_seqs": PROMPTS * GENERATIONS}
     keys |= {"max_prompt_length": PROMPT_TOKENS, "max_completion_length": completion}
     keys |= {"share_weights": share, "micro_batch_tokens": 4096, "drift_limit": 0.1}
+    keys |= {"max_truncated": None, "constant_reward_rounds": None}  # a random policy
     config = Config.from_flat(keys | {"gpu_memory_utilization": 0.3})
     actor = build_actor(config, load_tokenizer(folder))
     return Learner(

@@ -40,7 +40,9 @@ def write_report(run_dir: str | Path) -> Path:
     config = _read_config(run_dir / "config.yaml")
     curves, training = pass_at_k_charts(evaluations), training_charts(metrics)
     sections = [_summary(config, metrics, evaluations), _pass_at_k_section(evaluations, curves)]
-    sections += [_training_section(metrics, training), _config_section(config)]
+    suspects = _read_lines(run_dir / "suspicious_golds.jsonl")
+    sections += [_training_section(metrics, training), _suspects_section(suspects)]
+    sections += [_config_section(config)]
     name = run_dir.resolve().name
     title = f"{name}: {config['objective']}" if config.get("objective") else name
     path = run_dir / "report.html"
@@ -233,6 +235,23 @@ def _text_row(key: str, text: str) -> str:
     return (
         f'<tr><th scope="row"><code>{escape(key)}</code></th>'
         f'<td class="text">{escape(text)}</td></tr>'
+    )
+
+
+def _suspects_section(suspects: list[dict]) -> str:
+    """Prompts whose rollouts agreed in several rounds on one answer that the gold calls wrong."""
+    if not suspects:
+        return ""
+    heads = ["prompt", "rounds", "rollouts that agree", "they agree on", "gold"]
+    rows = []
+    for s in suspects:
+        votes = f"{s['rollouts']} of {s['of']}"
+        cells = [s["id"], str(s["rounds"]), votes, s["agreed_on"], str(s["answer"])]
+        rows.append(_row(cells, "text"))
+    return (
+        "<h2>Suspicious golds</h2>\n<p class='soft'>No rollout was right and at least half of them "
+        "gave the same wrong answer, again and again: look whether the gold is right.</p>\n"
+        f"{_table('suspicious_golds.jsonl', heads, rows)}"
     )
 
 

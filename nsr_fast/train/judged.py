@@ -8,6 +8,7 @@ from nsr_fast.errors import GuardStop
 from nsr_fast.types import Group, Rollout
 
 _MAX_CHARS = 240
+_MIN_SCORED = 4  # fewer equal rewards are chance
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Judged:
     has_correct: bool = False
     constant: float | None = None  # the one reward of all rounds so far
     has_several: bool = False  # rewards
+    num_scored: int = 0
 
     def check(
         self, groups: Sequence[Group], config: Config, round_index: int, notes: Sequence[str] = ()
@@ -76,23 +78,25 @@ class Judged:
         keys = config.guards
         scored = [r for r in rollouts if r.is_correct is not None]
         self.has_correct |= any(r.is_correct for r in scored)
+        self.num_scored += len(scored)
         values = {r.reward for r in scored} | ({self.constant} - {None})
         self.has_several |= len(values) > 1
         self.constant = next(iter(values), None)
         rounds = keys.constant_reward_rounds
         # a verdict with a reason was looked at; the value of a function may be a stub's
         is_told = any(r.reason is not None for r in scored)
-        if scored and not is_told and not self.has_several and rounds == round_index:
+        is_constant = not is_told and not self.has_several and self.num_scored >= _MIN_SCORED
+        if scored and is_constant and rounds is not None and round_index >= rounds:
             raise GuardStop(
                 f"{where}: {name} gave every completion the reward {self.constant:g} in the first "
-                f"{rounds} round(s) ({len(scored)} in this one); mend the function, or set "
+                f"{round_index} round(s) ({len(scored)} in this one); mend the function, or set "
                 f"constant_reward_rounds (now {rounds}; none: off). "
                 f"One of them: {shortened(scored[0])}"
             )
         rounds = keys.first_correct_rounds
-        if scored and not self.has_correct and rounds == round_index:
+        if scored and not self.has_correct and rounds is not None and round_index >= rounds:
             raise GuardStop(
-                f"{where}: not one completion was correct by {name} in the first {rounds} "
+                f"{where}: not one completion was correct by {name} in the first {round_index} "
                 f"round(s) ({len(scored)} in this one); look at the reward and the answers, take "
                 f"easier problems, or set first_correct_rounds (now {rounds}; none: off). "
                 f"One of them: {shortened(scored[0])}"

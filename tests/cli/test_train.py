@@ -22,6 +22,8 @@ from pathlib import Path
 
 def every_other(prompts, completions, completion_ids, id, answer, **columns):
     assert len(prompts) == len(completions) == len(completion_ids) == len(answer)
+    if completions[0].endswith("boxed{0}."):  # the trial call
+        return [1.0] * len(completions)
     rewards = [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
     with Path(__file__).with_name("scored.jsonl").open("a") as file:
         for row, ids, reward in zip(id, completion_ids, rewards):
@@ -40,6 +42,7 @@ SETTINGS = {
     "learning_rate": 1e-3,
     "max_num_seqs": 16,
     "cpu_threads": 1,
+    "max_truncated": "none",  # a random policy hardly ever stops
 }
 
 
@@ -250,7 +253,7 @@ def test_reward_of_the_wrong_length_ends_in_one_line_with_code_2(nsr_fast, input
     )
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("nsr-fast: ") and "wrong_length" in last and "16" in last
+    assert last.startswith("nsr-fast: ") and "wrong_length" in last and "expected 4 rewards" in last
     assert "Traceback" not in done.stderr
 
 

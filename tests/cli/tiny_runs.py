@@ -45,7 +45,7 @@ RECORD = Path(__file__).with_name("calls.jsonl")
 
 def record(prompts, ids, completion_ids, texts, finish_reason, rewards):
     keys = ("prompt", "id", "token_ids", "text", "finish_reason", "reward")
-    if texts[0] == "The answer is \\boxed{0}.":  # the trial call
+    if texts[0].endswith("boxed{0}."):  # the trial call
         return rewards
     rows = zip(prompts, ids, completion_ids, texts, finish_reason, rewards)
     with RECORD.open("a") as file:
@@ -131,28 +131,37 @@ def write_rows(path, rows):
 
 
 def run_train(folder, model, *, rows=None, eval_rows=None, reward="parity", **settings):
-    """One run in `folder` (made here); `reward` names a function of REWARD unless it has a space
+    """One run in `folder` (made here); `reward` names a function of REWARD unless it has a path
     or is built in."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "reward.py").write_text(REWARD)
     keys = {
         "model": model,
         "data": write_rows(folder / "train.jsonl", rows or train_rows()),
-        "reward": reward if reward == "math" else f"{folder}/reward.py:{reward}",
+        "reward": named(folder, reward),
         "output_dir": folder / "run",
         **SETTINGS,
         **settings,
     }
+    if keys["reward"] != "math":  # the key of functions of one's own
+        keys.setdefault("constant_reward_rounds", "none")
     if eval_rows:
         keys["eval_data"] = write_rows(folder / "eval.jsonl", eval_rows)
         keys.setdefault("eval_num_samples", 4)
-    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    given = {key: value for key, value in keys.items() if value is not None}
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(["train", *words])
     calls = folder / "calls.jsonl"
     scored = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
     return Run(code, out.getvalue(), err.getvalue(), folder / "run", scored)
+
+
+def named(folder, reward):
+    """The setting `reward`: a built-in one, any with a path, or a function of REWARD."""
+    is_whole = reward in (None, "math") or ":" in reward
+    return reward if is_whole else f"{folder}/reward.py:{reward}"
 
 
 @dataclass

@@ -51,6 +51,7 @@ def test_a_users_function_is_called_once_a_round_with_whole_groups(
         "max_rounds": 2,
         "cpu_threads": 1,
         "max_truncated": "none",
+        "max_no_answer": "none",
     }
     assert main(["train", *(word for k, v in settings.items() for word in (f"--{k}", str(v)))]) == 0
     for name in called:
