@@ -31,9 +31,14 @@ def load_tokenizer(model: str) -> Tokenizer:
         )
     try:
         check_family(AutoConfig.from_pretrained(model).model_type)
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError) as error:  # ValueError: an architecture it does not know
         raise InputError(f"model: {model}: cannot load it: {_first_line(error)}") from None
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what a missing file leaves
+        raise InputError(f"model: {model}: its tokenizer knows no token; add tokenizer.json to it")
+    return tokenizer
 
 
 def load_policy(keys: ModelKeys) -> Policy:

@@ -4,6 +4,9 @@ Everything that can be wrong with the input is found before a weight is loaded: 
 data, reward function, architecture, prompt lengths, in this order.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +14,7 @@ import torch
 from nsr_fast.config import Config
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
+from nsr_fast.errors import InputError
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -65,19 +69,26 @@ def prepare(config: Config) -> Inputs:
     )
     drop = config.reward.drop_bad_golds
     rows = reward.check_rows(rows, drop_bad_golds=drop)
-    eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
+    with _named("eval_data"):
+        eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
     notes = trial_calls([p for p, _ in reward.parts], rows, config.sampling.num_generations)
     resolve_engine(config.engine.engine)
     tokenizer = load_tokenizer(config.model.model)
-    return Inputs(
-        prompts=load_prompts(rows, config.data, tokenizer),
-        eval_prompts=load_prompts(
-            eval_rows, config.data, tokenizer, limit=config.eval.eval_num_prompts
-        ),
-        warnings=[*data_warnings(rows, eval_rows), *notes],
-        reward=reward,
-        tokenizer=tokenizer,
-    )
+    prompts = load_prompts(rows, config.data, tokenizer)
+    limit = config.eval.eval_num_prompts
+    with _named("eval_data"):
+        eval_prompts = load_prompts(eval_rows, config.data, tokenizer, limit=limit)
+    warnings = [*data_warnings(rows, eval_rows), *notes]
+    return Inputs(prompts, eval_prompts, warnings, reward, tokenizer)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What is said of "data" is said of `key`, the setting that names these rows."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"^data: ", f"{key}: ", str(error))) from error.__cause__
 
 
 def build_actor(config: Config, tokenizer: Tokenizer) -> Actor:

@@ -48,8 +48,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output_dir: cannot make {self.path}: {error.strerror}") from None
-        settings = yaml.safe_dump(config.flat(), sort_keys=False)
-        (self.path / "config.yaml").write_text(settings)
+        settings = config.flat()
+        del settings["overwrite"]  # else the file, used again, would replace the run it is from
+        (self.path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         (self.path / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
 
     def log_round(self, metrics: Mapping) -> None:

@@ -184,8 +184,35 @@ def test_drift_limit_with_truncated_sampling(run):
     refused(run(top_p=0.5, drift_limit=1e-3), "drift_limit 0.001", "top_p 0.5")
 
 
+def test_model_of_an_architecture_that_transformers_does_not_know(run, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text(json.dumps({"model_type": "foo"}))
+    refused(run(model=tmp_path / "new"), "model: ", "`foo`")
+
+
+def test_model_without_tokenizer_files(run, tmp_path, checkpoint):
+    (tmp_path / "bare").mkdir()
+    config = (checkpoint("qwen2") / "config.json").read_text()
+    (tmp_path / "bare" / "config.json").write_text(config)
+    refused(run(model=tmp_path / "bare"), "model: ", "tokenizer")
+
+
 def test_eval_data_is_named_in_its_errors(run):
     refused(run(eval_data="no/such.jsonl"), "eval_data: no/such.jsonl")
+
+
+@pytest.mark.parametrize(
+    "keys, row, what",
+    [
+        ({}, {"prompt": "x" * 99, "answer": "1"}, "99 tokens"),
+        ({}, {"prompt": "1+1", "answer": "\\frac{"}, "do not verify"),
+        ({"reward": "countdown"}, {"prompt": "p", "answer": "25,7"}, "'25,7'"),
+    ],
+)
+def test_eval_rows_are_told_from_training_rows(run, tmp_path, keys, row, what):
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    good = {"prompt": "p", "answer": "25,7,3>54"} if keys else {"prompt": "1+1", "answer": "2"}
+    refused(run(rows=[good], eval_data=tmp_path / "test.jsonl", **keys), "eval_data: ", what)
 
 
 def test_a_flag_without_its_value(run, capsys):
