@@ -49,6 +49,11 @@ class Reward:
         self.__name__ = self.name  # TRL names its metrics after it
         self._mask_truncated = mask_truncated
 
+    @property
+    def needs_answer(self) -> bool:
+        """Whether some part cannot score a row without answer and tests."""
+        return any(getattr(part, "needs_answer", True) for part, _ in self.parts)
+
     def check_rows(self, rows: list[dict], *, drop_bad_golds: bool = False) -> list[dict]:
         """The rows that every part can score. Raises InputError for the others, unless dropped."""
         for part, _ in self.parts:

@@ -18,6 +18,8 @@ class UserFunction(Part):
     a function without **columns gets those it names. None is unscored.
     """
 
+    needs_answer = False
+
     def __init__(self, function: Callable) -> None:
         inner = inspect.unwrap(function)
         name = getattr(inner, "__qualname__", None) or type(inner).__name__

@@ -1,7 +1,7 @@
 """The parts of a run from its settings.
 
 Everything that can be wrong with the input is found before a weight is loaded: output directory,
-data, reward function, architecture, prompt lengths, in this order.
+reward function, data, architecture, prompts and their tokens, in this order.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ import torch
 from nsr_fast.config import Config
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
+from nsr_fast.data.templates import template_warnings, turn_end_ids
+from nsr_fast.errors import InputError
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -18,11 +20,13 @@ from nsr_fast.model.load import (
     load_policy,
     load_tokenizer,
     stop_token_ids,
+    vocabulary,
 )
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
+from nsr_fast.run.opening import dropped_line, opening_lines
 from nsr_fast.types import Prompt
 
 
@@ -35,6 +39,9 @@ class Inputs:
     warnings: list[str]
     reward: Reward
     tokenizer: Tokenizer
+    stop_token_ids: list[int]
+    vocab: int  # ids from here on belong to no token
+    opening: list[str]  # lines that show what the run is about to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +55,64 @@ class Actor:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config.run)
-    rows = read_rows(config.data.data)
-    eval_rows = read_rows(config.eval.eval_data, key="eval_data") if config.eval.eval_data else []
+    keys, model = config.data, config.model.model
     reward = load_reward(
         config.reward.reward,
         extract=config.reward.extract,
         unsafe=config.reward.unsafe,
         mask_truncated=config.reward.mask_truncated_completions,
     )
-    drop = config.reward.drop_bad_golds
-    rows = reward.check_rows(rows, drop_bad_golds=drop)
-    eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
+    rows = _rows(config, reward, keys.data, "data")
+    eval_data = config.eval.eval_data
+    eval_rows = _rows(config, reward, eval_data, "eval_data") if eval_data else []
     resolve_engine(config.engine.engine)
-    tokenizer = load_tokenizer(config.model.model)
+    tokenizer = load_tokenizer(model)
+    prompts = load_prompts(rows, keys, tokenizer)
+    eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
+    stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
+    vocab, num_rows = vocabulary(model, tokenizer, stops)
+    _check_token_ids([*prompts, *eval_prompts], num_rows)
+    limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
     return Inputs(
-        prompts=load_prompts(rows, config.data, tokenizer),
-        eval_prompts=load_prompts(
-            eval_rows, config.data, tokenizer, limit=config.eval.eval_num_prompts
-        ),
-        warnings=data_warnings(rows, eval_rows),
+        prompts=prompts,
+        eval_prompts=eval_prompts,
+        warnings=[
+            *data_warnings(rows, eval_rows),
+            *template_warnings(keys, tokenizer),
+            *dropped_line("data", len(rows), len(prompts), limit),
+            *dropped_line("eval_data", num_eval, len(eval_prompts), limit),
+        ],
         reward=reward,
         tokenizer=tokenizer,
+        stop_token_ids=stops,
+        vocab=vocab,
+        opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
     )
 
 
-def build_actor(config: Config, tokenizer: Tokenizer) -> Actor:
+def _rows(config: Config, reward: Reward, data: str, key: str) -> list[dict]:
+    """The rows of `data` that the reward can score."""
+    rows = read_rows(
+        data,
+        key=key,
+        prompt_column=config.data.prompt_column,
+        answer_column=config.data.answer_column,
+        needs_answer=reward.needs_answer,
+    )
+    return reward.check_rows(rows, drop_bad_golds=config.reward.drop_bad_golds)
+
+
+def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
+    for prompt in prompts:
+        if max(prompt.token_ids) >= num_rows:
+            raise InputError(
+                f"model: its tokenizer gives token {max(prompt.token_ids)} in row {prompt.id!r}, "
+                f"expected ids below vocab_size {num_rows}; tokenizer and weights do not belong "
+                "together, or tokens were added without rows"
+            )
+
+
+def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
@@ -83,9 +123,10 @@ def build_actor(config: Config, tokenizer: Tokenizer) -> Actor:
         config.engine,
         config.model.model,
         policy,
-        tokenizer,
-        stop_token_ids=stop_token_ids(policy, tokenizer),
+        inputs.tokenizer,
+        stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
+        vocab=inputs.vocab,
         seed=config.run.seed,
     )
     return Actor(policy, engine)

@@ -27,6 +27,7 @@ class Learner:
     reward: Reward
     objective: Objective
     optimizer: PolicyOptimizer
+    vocab: int | None = None  # valid rows of the head; None: all
 
 
 def run_round(
@@ -86,7 +87,9 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         rollouts, objective.minibatches, config.round.micro_batch_tokens, policy.device
     )
     temperature = config.sampling.temperature
-    return update_policy(policy, learner.optimizer, minibatches, objective, temperature)
+    return update_policy(
+        policy, learner.optimizer, minibatches, objective, temperature, learner.vocab
+    )
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
