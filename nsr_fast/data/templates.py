@@ -10,6 +10,7 @@ A system turn of the row stands first; without one, the setting system_prompt; w
 the template has. A last turn of the assistant stays open and is continued.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -169,6 +170,6 @@ def _check_options(tokenizer, options: dict) -> None:
     text = template if isinstance(template, str) else " ".join(template.values())
     for name in options:
         is_ours = name in ("messages", "conversation", "add_generation_prompt")
-        if is_ours or name not in text:
+        if is_ours or not re.search(rf"\b{re.escape(str(name))}\b", text):
             why = "the run sets it" if is_ours else "this tokenizer's chat template never reads it"
             raise InputError(f"chat_template_kwargs: {name}: {why}; remove it")

@@ -131,7 +131,7 @@ def run_train(folder, model, *, rows=None, eval_rows=None, reward="parity", **se
     keys = {
         "model": model,
         "data": write_rows(folder / "train.jsonl", rows or train_rows()),
-        "reward": reward if reward == "math" else f"{folder}/reward.py:{reward}",
+        "reward": reward if reward in ("math", "code") else f"{folder}/reward.py:{reward}",
         "output_dir": folder / "run",
         **SETTINGS,
         **settings,
