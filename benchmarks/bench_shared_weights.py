@@ -36,7 +36,7 @@ def measure(folder: str, share: bool, completion: int) -> dict:
     prompts = make_prompts(policy.config.vocab_size)
     from nsr_fast.train.round import run_round
 
-    rounds = [run_round(learner, index, prompts)[1] for index in range(ROUNDS)]
+    rounds = [run_round(learner, index, prompts).metrics for index in range(ROUNDS)]
     peak_bytes, num_parameters = meter.peak_bytes(), sum(p.numel() for p in policy.parameters())
     allocate_as_usual()
     decode_tokens_per_s = decode_rate(learner, prompts)

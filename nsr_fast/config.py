@@ -5,11 +5,12 @@ numbers set the batch: prompts_per_round and num_generations; micro-batching is 
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from nsr_fast.config_rules import NEEDS
 from nsr_fast.errors import InputError
 from nsr_fast.types import Budget, Sampling
 
@@ -69,8 +70,17 @@ class RunKeys(Group):
 class RewardKeys(Group):
     """reward/"""
 
-    reward: str = Field(
-        "math", description="math, countdown, code, module:function or file.py:function"
+    reward: str | list[str] = Field(
+        "math", description="math, countdown, code, module:function or file.py:function; several"
+    )
+    reward_weights: list[float] | None = Field(
+        None, description="of the functions of reward; they change the graded value only"
+    )
+    correct_by: str | None = Field(
+        None, description="the function that decides correct, wrong, unscored; none: the first"
+    )
+    reward_timeout_s: float | None = Field(
+        300.0, gt=0, description="of one call of your function; then its rollouts are unscored"
     )
     extract: Literal["boxed", "lenient", "paper"] = Field(
         "boxed", description="math: the last box; else a stated answer; or the paper's own rule"
@@ -88,7 +98,19 @@ class RewardKeys(Group):
     @property
     def names(self) -> list[str]:
         """The functions of `reward`, their weights left out."""
-        return [part.partition("*")[0].strip() for part in self.reward.split(",")]
+        parts = self.reward.split(",") if isinstance(self.reward, str) else self.reward
+        return [part.partition("*")[0].strip() for part in parts]
+
+    @property
+    def built_in(self) -> set[str]:
+        """Those of them that need an answer or tests in every row."""
+        return {"math", "countdown", "code"} & set(self.names)
+
+    @field_validator("reward_weights", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """1,0.1 on the command line."""
+        return value.strip("[]").split(",") if isinstance(value, str) else value
 
 
 class SamplingKeys(Group):
@@ -127,6 +149,29 @@ class RoundKeys(Group):
     @property
     def budget(self) -> Budget:
         return Budget(self.round_token_budget, self.round_seconds)
+
+
+class GuardKeys(Group):
+    """train/: rounds in which nothing was judged stop the run before they train; none: never"""
+
+    max_truncated: float | None = Field(
+        0.9, gt=0, le=1, description="share stopped by max_completion_length that stops the run"
+    )
+    max_no_answer: float | None = Field(
+        0.9, gt=0, le=1, description="share in which the reward found no answer"
+    )
+    max_unscored: float | None = Field(
+        0.9, gt=0, le=1, description="share unscored, what the round's budget cut left out"
+    )
+    constant_reward_rounds: int | None = Field(
+        1, ge=1, description="first rounds in which your function gave one and the same value"
+    )
+    first_correct_rounds: int | None = Field(
+        3, ge=1, description="first rounds without any correct rollout"
+    )
+    quarantine_after: int | None = Field(
+        None, ge=2, description="drop a prompt whose rollouts agreed so often on one wrong answer"
+    )
 
 
 class ObjectiveKeys(Group):
@@ -198,6 +243,7 @@ class Config(BaseModel):
     reward: RewardKeys
     sampling: SamplingKeys
     round: RoundKeys
+    guards: GuardKeys
     objective: ObjectiveKeys
     optimizer: OptimizerKeys
     engine: EngineKeys
@@ -241,7 +287,7 @@ class Config(BaseModel):
 
     def unused(self) -> dict[str, str]:
         """The keys that nothing reads under the other settings, with what each of them needs."""
-        missing = ((text, keys) for text, (keys, holds) in _NEEDS.items() if not holds(self))
+        missing = ((text, keys) for text, (keys, holds) in NEEDS.items() if not holds(self))
         return {key: text for text, keys in missing for key in keys}
 
 
@@ -251,26 +297,3 @@ GROUP_OF = {
     for key in group.annotation.model_fields
 }
 FIELDS = {key: Config.model_fields[g].annotation.model_fields[key] for key, g in GROUP_OF.items()}
-
-# What a key's readers need of the other settings: text -> (keys, whether it holds)
-_NEEDS: dict[str, tuple[tuple[str, ...], Callable[[Config], bool]]] = {
-    "template: chat": (("chat_template_kwargs",), lambda c: c.data.template == "chat"),
-    "a template other than none": (("system_prompt",), lambda c: c.data.template != "none"),
-    "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
-    "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
-    "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),
-    "reward: math": (("extract",), lambda c: "math" in c.reward.names),
-    "reward: code": (("unsafe",), lambda c: "code" in c.reward.names),
-    "reward: math or code": (
-        ("drop_bad_golds",),
-        lambda c: not {"math", "code"}.isdisjoint(c.reward.names),
-    ),
-    "eval_data": (
-        ("eval_rounds", "eval_num_prompts", "eval_num_samples", "eval_temperature", "eval_top_p"),
-        lambda c: c.eval.eval_data is not None,
-    ),
-    "engine: vllm": (
-        ("share_weights", "gpu_memory_utilization", "kv_cache_gib"),
-        lambda c: c.engine.engine != "transformers",
-    ),
-}

@@ -1,8 +1,10 @@
 """What travels through a run: prompts, how they are sampled, rollouts with reward and weight."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+CHAT = "__chat__"  # column of rows whose prompt came as messages, also as a single one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,12 @@ class Rollout:
     sampler_logprob: tuple[float, ...]  # engine: one per token, natural log, as it was sampled
     text: str  # engine: decoded without special tokens
     finish_reason: str  # engine: "stop" | "length" | "cut": a straggler that the budget ended
-    reward: float | None = None  # reward: the weighted sum of its parts; None: unscored
+    reward: float | None = None  # reward: graded, the weighted sum of its parts
     is_correct: bool | None = None  # reward: alone sets the sign; None: unscored
     reward_parts: dict[str, float | None] = field(default_factory=dict)  # reward: by function
+    reason: str | None = None  # reward: of the verdict, where the deciding part gives one
+    answer_found: str | None = None  # reward: what the deciding part took for the answer
+    extras: dict[str, object] = field(default_factory=dict)  # reward: a user's log_extra
     weight: float = 0.0  # objective: of every token; 0: the rollout never runs through the model
 
 
@@ -61,6 +66,18 @@ class Group:
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
+
+
+def verdict_counts(rollouts: Iterable[Rollout]) -> dict[str, int]:
+    """verdict/correct, verdict/wrong, verdict/unscored, and reason/... where there are any."""
+    names = {True: "correct", False: "wrong", None: "unscored"}
+    counts = {f"verdict/{name}": 0 for name in names.values()}
+    for rollout in rollouts:
+        counts[f"verdict/{names[rollout.is_correct]}"] += 1
+        if rollout.reason is not None:
+            key = f"reason/{rollout.reason.partition(':')[0]}"
+            counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 def sampling_seed(run_seed: int, stream: str, round_index: int, prompt_index: int) -> int:

@@ -106,7 +106,9 @@ def room_of_module(module):
     parts = module.split(".")
     if parts[0] != "nsr_fast" or len(parts) == 1:
         return None
-    room = {"_cpu": "csrc", "_cuda": "csrc", "config_file": "config"}.get(parts[1], parts[1])
+    parts_of_rooms = {"_cpu": "csrc", "_cuda": "csrc"}
+    parts_of_rooms |= dict.fromkeys(("config_file", "config_rules"), "config")
+    room = parts_of_rooms.get(parts[1], parts[1])
     return None if room.startswith("__") else room
 
 

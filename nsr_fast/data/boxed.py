@@ -1,9 +1,9 @@
 r"""The final answer of a response: its last balanced \boxed{...} or \fbox{...}, in linear time.
 
-Text up to the last </think> is not an answer. Braces are matched, \{ and \} do not count. A box
-that never closes is a truncated answer, not a shorter one. An empty last box defers to the one
-before it. Boxes joined by nothing but "or", "and", a comma or "x =" are one answer with several
-values. A number may go without braces.
+Text up to the last </think> is not an answer, nor is a thought that never ends. Braces are matched,
+\{ and \} do not count. A box that never closes is a truncated answer, not a shorter one. An empty
+last box defers to the one before it. Boxes joined by nothing but "or", "and", a comma or "x =" are
+one answer with several values. A number may go without braces.
 """
 
 import re
@@ -37,7 +37,7 @@ class _Box:
 
 def extract_boxed(response: str) -> Extraction:
     """The answer that the response boxes last; see the rules above."""
-    text = response.rpartition("</think>")[2]
+    text = spoken(response)
     boxes = [box for box in _boxes(text) if not _is_blank(text, box)]
     if not boxes:
         return Extraction(None, "no_answer")
@@ -55,6 +55,11 @@ def extract_boxed(response: str) -> Extraction:
         if len(values) == MAX_VALUES:
             break
     return Extraction(" , ".join(reversed(values)), "")
+
+
+def spoken(response: str) -> str:
+    """The response without its thoughts, closed or cut short."""
+    return response.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _outermost(closed: list[_Box]) -> list[_Box]:

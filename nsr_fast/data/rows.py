@@ -12,6 +12,7 @@ from pathlib import Path
 from nsr_fast.data.boxed import extract_boxed
 from nsr_fast.data.files import raw_rows
 from nsr_fast.errors import InputError
+from nsr_fast.types import CHAT
 
 _PROMPTS = ("prompt", "problem", "question")
 _TESTS = ("tests", "input_output", "test_list")  # the last two as in APPS, TACO and MBPP
@@ -80,6 +81,8 @@ def _canonical(row: dict, where: str, *, index: int, needs_answer: bool) -> dict
             f"got {sorted(row)}; name yours with prompt_column"
         )
     row["prompt"] = _checked_prompt(prompt, where)
+    if isinstance(prompt, list):
+        row[CHAT] = True
     if (tests := _tests(row)) is not None:
         row["tests"] = tests
     answer = _answer(row)

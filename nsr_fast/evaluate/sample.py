@@ -1,13 +1,15 @@
 """Sample the policy on held-out problems and count what is correct."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nsr_fast.evaluate.pass_at_k import pass_at_k_curve
 from nsr_fast.reward.reward import Reward
+from nsr_fast.reward.round_log import TrainerState
 from nsr_fast.rollout.collect import collect
 from nsr_fast.rollout.engine import Engine
-from nsr_fast.types import Prompt, Sampling, sampling_seed
+from nsr_fast.types import Prompt, Sampling, sampling_seed, verdict_counts
 
 _COMPLETIONS_AT_ONCE = 8192
 
@@ -20,6 +22,9 @@ class Evaluation:
     num_correct: tuple[int, ...]
     entropy: float  # nats a token, estimated as the mean of -logprob of the sampled tokens
     completion_length_mean: float
+    num_truncated: int = 0  # stopped by max_completion_length
+    verdicts: Mapping[str, int] = field(default_factory=dict)  # by verdict and reason
+    notes: tuple[str, ...] = ()  # of the reward, for the user
 
     def record(self, round_index: int) -> dict:
         """One line of eval.jsonl: Pass@k with 95 % intervals over problems."""
@@ -35,6 +40,9 @@ class Evaluation:
             "num_correct": list(self.num_correct),
             "entropy": self.entropy,
             "completion_length_mean": self.completion_length_mean,
+            "num_unscored": self.verdicts.get("verdict/unscored", 0),
+            "num_truncated": self.num_truncated,
+            **self.verdicts,
         }
 
 
@@ -46,23 +54,30 @@ def evaluate_policy(
     *,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    trainer_state: object = TrainerState(),
 ) -> Evaluation:
     """`sampling.num_generations` completions of each prompt; unscored ones count as not correct.
 
     seed      the same seed draws the same noise at every evaluation: comparisons are paired
     progress  called with (prompts done, prompts in all)
+    trainer_state  for reward functions that ask for it
     """
     correct: list[int] = []
-    logprob_sum, tokens = 0.0, 0
+    logprob_sum, tokens, num_truncated = 0.0, 0, 0
+    verdicts: Counter[str] = Counter()
+    notes: list[str] = []
     prompts_at_once = max(1, _COMPLETIONS_AT_ONCE // sampling.num_generations)
     for start in range(0, len(prompts), prompts_at_once):
         part = prompts[start : start + prompts_at_once]
         seeds = [sampling_seed(seed, "eval", 0, start + i) for i in range(len(part))]
-        scoring = reward.open(mask_truncated=False)
+        scoring = reward.open(mask_truncated=False, trainer_state=trainer_state)
         for group in collect(engine, scoring, part, sampling, seeds):
             correct.append(sum(rollout.is_correct is True for rollout in group.rollouts))
             logprob_sum += sum(sum(r.sampler_logprob) for r in group.rollouts)
             tokens += sum(len(r.token_ids) for r in group.rollouts)
+            num_truncated += sum(r.finish_reason == "length" for r in group.rollouts)
+            verdicts.update(verdict_counts(group.rollouts))
+        notes += scoring.log.notes
         progress(len(correct), len(prompts))
     num_completions = len(prompts) * sampling.num_generations
     return Evaluation(
@@ -70,4 +85,7 @@ def evaluate_policy(
         num_correct=tuple(correct),
         entropy=-logprob_sum / tokens,
         completion_length_mean=tokens / num_completions,
+        num_truncated=num_truncated,
+        verdicts=dict(verdicts),
+        notes=tuple(notes),
     )

@@ -16,11 +16,13 @@ from fractions import Fraction
 
 from nsr_fast.errors import InputError
 from nsr_fast.reward.reward import Part
+from nsr_fast.reward.verdict import Score, Verdict
 from nsr_fast.types import Rollout
 
 MAX_COMPLETION_CHARS = 2000
 MAX_DEPTH = 50
 
+_SOLVED, _NOT_SOLVED = Score(Verdict.CORRECT, "equal"), Score(Verdict.WRONG, "different")
 _TOKEN = re.compile(r"[0-9]{1,12}|[-+*/()]")
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -45,12 +47,10 @@ class Countdown(Part):
                 raise InputError(f"data: row {row['id']!r}: {error}") from None
         return rows
 
-    def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> list[float]:
-        """The rewards."""
-        return [
-            1.0 if is_solution(rollout.text, *parse_problem(rollout.prompt.answer)) else -1.0
-            for rollout in rollouts
-        ]
+    def finish(self, rollouts: Sequence[Rollout], handles: Sequence[None]) -> list[Score]:
+        """The scores."""
+        solved = (is_solution(r.text, *parse_problem(r.prompt.answer)) for r in rollouts)
+        return [_SOLVED if is_solved else _NOT_SOLVED for is_solved in solved]
 
 
 def parse_problem(answer: object) -> tuple[tuple[int, ...], int]:

@@ -29,7 +29,8 @@ _REWARD = {Verdict.CORRECT: 1.0, Verdict.WRONG: -1.0, Verdict.UNSCORED: None}
 class Score:
     """A verdict with its reason.
 
-    reason  equal, different, no_answer, truncated, unparsed, too_complex, deadline, crash, bad_gold
+    reason  equal, different, no_answer, truncated, unparsed, too_complex, deadline, crash, memory,
+            bad_gold
     """
 
     verdict: Verdict

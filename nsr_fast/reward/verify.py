@@ -14,7 +14,7 @@ from pathlib import Path
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.rows import read_rows
 from nsr_fast.errors import InputError
-from nsr_fast.reward.math import MathVerifier, check_golds, quantile
+from nsr_fast.reward.math import MathVerifier, gold_faults, quantile
 from nsr_fast.reward.math.answer import extraction_rule
 from nsr_fast.reward.verdict import Score, Verdict
 
@@ -52,13 +52,19 @@ def verify_command(
 def _golds_table(data: str) -> int:
     rows = read_rows(data)
     start = time.perf_counter()
-    bad = check_golds(rows)
+    bad = gold_faults(rows)
     elapsed = time.perf_counter() - start
-    for row in bad:
-        print(f"{row['id']}: answer {row.get('answer')!r} does not verify against itself")
+    for row, kind in bad[:_MAX_SHOWN]:
+        print(f"{row['id']}: answer {_short(row.get('answer'))} cannot be used: {kind}")
+    if len(bad) > _MAX_SHOWN:
+        print(f"... and {len(bad) - _MAX_SHOWN} more")
+    for kind, count in Counter(kind for _, kind in bad).most_common():
+        print(f"{count:>8} {kind}")
     for warning in data_warnings(rows):
         print(warning)
-    print(f"{len(rows) - len(bad)} of {len(rows)} golds verify, {len(bad)} do not; {elapsed:.1f} s")
+    print(
+        f"{len(rows) - len(bad)} of {len(rows)} golds can be used, {len(bad)} not; {elapsed:.1f} s"
+    )
     return 2 if bad else 0
 
 

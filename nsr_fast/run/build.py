@@ -1,7 +1,7 @@
 """The parts of a run from its settings.
 
 Everything that can be wrong with the input is found before a weight is loaded: output directory,
-reward function, data, architecture, prompts and their tokens, in this order.
+data, reward function, architecture, prompts and their tokens, in this order.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from nsr_fast.model.load import (
 )
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
+from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
@@ -56,15 +57,14 @@ def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config.run)
     keys, model = config.data, config.model.model
-    reward = load_reward(
-        config.reward.reward,
-        extract=config.reward.extract,
-        unsafe=config.reward.unsafe,
-        mask_truncated=config.reward.mask_truncated_completions,
-    )
-    rows = _rows(config, reward, keys.data, "data")
+    rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data
-    eval_rows = _rows(config, reward, eval_data, "eval_data") if eval_data else []
+    eval_rows = _rows(config, eval_data, "eval_data") if eval_data else []
+    reward = _reward(config)
+    drop = config.reward.drop_bad_golds
+    rows = reward.check_rows(rows, drop_bad_golds=drop)
+    eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
+    notes = trial_calls([p for p, _ in reward.parts], rows, config.sampling.num_generations)
     resolve_engine(config.engine.engine)
     tokenizer = load_tokenizer(model)
     prompts = load_prompts(rows, keys, tokenizer)
@@ -81,6 +81,7 @@ def prepare(config: Config) -> Inputs:
             *template_warnings(keys, tokenizer),
             *dropped_line("data", len(rows), len(prompts), limit),
             *dropped_line("eval_data", num_eval, len(eval_prompts), limit),
+            *notes,
         ],
         reward=reward,
         tokenizer=tokenizer,
@@ -90,16 +91,28 @@ def prepare(config: Config) -> Inputs:
     )
 
 
-def _rows(config: Config, reward: Reward, data: str, key: str) -> list[dict]:
-    """The rows of `data` that the reward can score."""
-    rows = read_rows(
+def _reward(config: Config) -> Reward:
+    keys = config.reward
+    return load_reward(
+        keys.reward,
+        weights=keys.reward_weights,
+        correct_by=keys.correct_by,
+        timeout_s=keys.reward_timeout_s,
+        extract=keys.extract,
+        unsafe=keys.unsafe,
+        mask_truncated=keys.mask_truncated_completions,
+    )
+
+
+def _rows(config: Config, data: str, key: str) -> list[dict]:
+    """The rows of `data`; those for functions of the user's own need no answer."""
+    return read_rows(
         data,
         key=key,
         prompt_column=config.data.prompt_column,
         answer_column=config.data.answer_column,
-        needs_answer=reward.needs_answer,
+        needs_answer=bool(config.reward.built_in),
     )
-    return reward.check_rows(rows, drop_bad_golds=config.reward.drop_bad_golds)
 
 
 def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:

@@ -1,5 +1,5 @@
 """The run directory: config.yaml, environment.json, metrics.jsonl, eval.jsonl, rollouts/,
-checkpoints/, report.html, charts/. Append-only while the run lasts."""
+suspicious_golds.jsonl, checkpoints/, report.html, charts/. Append-only while the run lasts."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from nsr_fast.errors import InputError
 from nsr_fast.types import Group
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
+_FILES += ("suspicious_golds.jsonl",)
 _FOLDERS = ("rollouts", "checkpoints", "charts")
 
 
@@ -65,9 +66,17 @@ class RunDirectory:
         (self.path / "rollouts").mkdir(exist_ok=True)
         rows = [
             {"id": r.prompt.id, "reward": r.reward, "prompt": r.prompt.text, "text": r.text}
+            | ({"reason": r.reason} if r.reason else {})
+            | r.extras
             for r in rollouts[:: max(1, len(rollouts) // max(1, limit))][:limit]
         ]
         self._append(f"rollouts/round-{round_index}.jsonl", rows)
+
+    def write_suspects(self, records: Sequence[Mapping]) -> None:
+        """suspicious_golds.jsonl: prompts whose rollouts agree on one wrong answer, if any."""
+        if records:
+            lines = "".join(json.dumps(record, default=str) + "\n" for record in records)
+            (self.path / "suspicious_golds.jsonl").write_text(lines)
 
     def checkpoint(self, round_index: int) -> Path:
         """checkpoints/round-N."""
@@ -75,4 +84,4 @@ class RunDirectory:
 
     def _append(self, name: str, rows: Iterable[Mapping]) -> None:
         with open(self.path / name, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json.dumps(row, default=str) + "\n" for row in rows)

@@ -59,8 +59,12 @@ METRICS = (
     Metric("verify/kills", "worker processes ended at their limit, since the start", "processes"),
     Metric("verify/p50_ms", "of a worker", "ms", "Verifier latency", "median", scale="log"),
     Metric("verify/p99_ms", "of a worker", "ms", "Verifier latency", "99 %", scale="log"),
-    Metric("verify/", "mathematics by verdict and reason, since the start", "rollouts"),
-    Metric("code/", "programs by verdict and reason, since the start", "rollouts"),
+    Metric("verify/", "mathematics by verdict and reason, in this round", "rollouts"),
+    Metric("code/", "programs by verdict and reason, in this round", "rollouts"),
+    Metric("verdict/", "rollouts of the round", "share", "Verdicts", scale="stacked"),
+    Metric("reason/", "why, by the function that decides", "share", "Reasons", scale="stacked"),
+    Metric("reward/", "NAME/mean: of this function, unweighted", "", "Functions", scale="free"),
+    Metric("logged/", "by log_metric of a reward function, mean of the round"),
 )
 
 

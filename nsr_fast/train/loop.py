@@ -7,11 +7,13 @@ from pathlib import Path
 
 from nsr_fast.config import Config
 from nsr_fast.data import prompts_of_round
+from nsr_fast.errors import GuardStop, InputError
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
 from nsr_fast.model.attention import attention_note
 from nsr_fast.objective import objective_of
+from nsr_fast.reward.round_log import TrainerState
 from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.run.build import Inputs, build_actor, prepare
 from nsr_fast.run.checkpoint import save_checkpoint
@@ -19,7 +21,8 @@ from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
 from nsr_fast.run.report import write_report
 from nsr_fast.train.optimizer import PolicyOptimizer
-from nsr_fast.train.round import Learner, run_round
+from nsr_fast.train.round import Learner, RoundResult, run_round
+from nsr_fast.types import Prompt
 
 
 def train(config: Config) -> Path:
@@ -75,24 +78,66 @@ def _run(learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress
     evaluations = {0: _evaluate(learner, inputs, run, progress, 0)}
     for n in range(1, last + 1):
         progress.status(f"round {n}")
-        batch = prompts_of_round(inputs.prompts, config.round.prompts_per_round, keys.seed, n)
-        groups, metrics = run_round(learner, n, batch)
-        run.log_round(metrics)
-        run.log_rollouts(n, groups, keys.sample_rollouts)
-        progress.round_done(metrics)
-        if metrics["trained_tokens"] == 0:
-            progress.say(nothing_trained(metrics))
+        steps = learner.optimizer.num_steps
+        try:
+            result = run_round(learner, n, _batch(learner, inputs, n))
+        except (InputError, GuardStop):
+            if n > 1 and learner.optimizer.num_steps == steps:
+                _keep(learner, inputs, run, progress, n - 1)
+            raise
+        _log(learner, run, progress, result)
         if n == last or (config.eval.eval_rounds and n % config.eval.eval_rounds == 0):
             evaluations[n] = _evaluate(learner, inputs, run, progress, n)
         if n == last or (keys.save_rounds and n % keys.save_rounds == 0):
-            folder = run.checkpoint(n)
-            state = {"round": n, "optimizer": learner.optimizer.state_dict()}
-            save_checkpoint(folder, learner.policy, inputs.tokenizer, state)
-            progress.say(f"saved {folder}")
+            _save(learner, inputs, run, progress, n)
     name = config.objective.objective
     for line in summary_lines(name, evaluations[0], evaluations[last]):
         progress.say(line)
     progress.say(f"report {write_report(run.path)}   run time {clock(time.monotonic() - started)}")
+
+
+def _log(learner: Learner, run: RunDirectory, progress: Progress, result: RoundResult) -> None:
+    metrics = result.metrics
+    run.log_round(metrics)
+    run.log_rollouts(metrics["round"], result.groups, learner.config.run.sample_rollouts)
+    run.write_suspects(learner.suspects.records())
+    for note in result.notes:
+        progress.say(f"round {metrics['round']}: {note}")
+    progress.round_done(metrics)
+    if metrics["trained_tokens"] == 0:
+        progress.say(nothing_trained(metrics))
+
+
+def _keep(
+    learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress, round_index: int
+) -> None:
+    """The weights of the last whole round and the report, before an error ends the run."""
+    if not run.checkpoint(round_index).exists():
+        _save(learner, inputs, run, progress, round_index)
+    progress.say(f"stopped; report {write_report(run.path)}")
+
+
+def _batch(learner: Learner, inputs: Inputs, round_index: int) -> list[Prompt]:
+    """The round's prompts without those in quarantine."""
+    keys, after = learner.config, learner.config.guards.quarantine_after
+    for place in range(len(inputs.prompts)):
+        size, seed = keys.round.prompts_per_round, keys.run.seed
+        batch = prompts_of_round(inputs.prompts, size, seed, round_index + place)
+        if kept := learner.suspects.without_quarantined(batch, after):
+            return kept
+    raise GuardStop(
+        f"round {round_index}: every prompt is in quarantine (quarantine_after {after}); see "
+        "suspicious_golds.jsonl and mend the answers"
+    )
+
+
+def _save(
+    learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress, round_index: int
+) -> None:
+    folder = run.checkpoint(round_index)
+    state = {"round": round_index, "optimizer": learner.optimizer.state_dict()}
+    save_checkpoint(folder, learner.policy, inputs.tokenizer, state)
+    progress.say(f"saved {folder}")
 
 
 def _evaluate(
@@ -107,12 +152,15 @@ def _evaluate(
         learner.reward,
         config.eval.sampling(config.sampling.max_completion_length),
         seed=config.run.seed,
+        trainer_state=TrainerState(round_index, config.run.max_rounds),
         progress=lambda done, total: progress.status(
             f"evaluating after round {round_index}: {done}/{total} problems"
         ),
     )
     record = evaluation.record(round_index)
     run.log_evaluation(record)
+    for note in evaluation.notes:
+        progress.say(note)
     curve = "  ".join(f"@{k} {p:.3f}" for k, p in zip(record["k"], record["pass_at_k"]))
     progress.say(f"after round {round_index}: Pass@k  {curve}   entropy {evaluation.entropy:.3f}")
     return evaluation

@@ -30,6 +30,11 @@ SETTINGS = {
     "max_prompt_length": 40,
     "learning_rate": 1e-3,
     "cpu_threads": 1,
+    # a random policy judged by the parity of a token is nothing that a guard could understand
+    "max_truncated": "none",
+    "max_no_answer": "none",
+    "max_unscored": "none",
+    "first_correct_rounds": "none",
 }
 # parity reads the first token of a completion: about half of them are right
 REWARD = '''
@@ -40,6 +45,8 @@ RECORD = Path(__file__).with_name("calls.jsonl")
 
 def record(prompts, ids, completion_ids, texts, finish_reason, rewards):
     keys = ("prompt", "id", "token_ids", "text", "finish_reason", "reward")
+    if texts[0] == "The answer is \\boxed{0}.":  # the trial call
+        return rewards
     rows = zip(prompts, ids, completion_ids, texts, finish_reason, rewards)
     with RECORD.open("a") as file:
         file.write(json.dumps([dict(zip(keys, row)) for row in rows]) + "\\n")

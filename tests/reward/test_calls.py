@@ -50,10 +50,12 @@ def test_a_users_function_is_called_once_a_round_with_whole_groups(
         "max_completion_length": 8,
         "max_rounds": 2,
         "cpu_threads": 1,
+        "max_truncated": "none",
     }
     assert main(["train", *(word for k, v in settings.items() for word in (f"--{k}", str(v)))]) == 0
     for name in called:
-        rounds = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        trial, *rounds = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        assert trial == ["0 + 0 ="] * 3
         assert [len(prompts) for prompts in rounds] == [6, 6]
         for prompts in rounds:  # the three completions of a prompt come one behind the other
             assert prompts == [p for p in dict.fromkeys(prompts) for _ in range(3)]

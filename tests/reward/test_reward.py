@@ -186,7 +186,9 @@ def test_signs_and_the_mask_of_completions_without_an_end():
 
 def test_each_part_checks_the_rows():
     rows = [{"id": "a", "answer": "2"}, {"id": "b", "answer": ""}, {"id": "c", "answer": "3,2>5"}]
-    with pytest.raises(InputError, match=r"1 of 3 answers do not verify .* rows 'b'; .*drop_bad"):
+    with pytest.raises(
+        InputError, match=r"1 of 3 answers cannot be used .*1 empty.* rows 'b'; .*drop_bad"
+    ):
         load_reward("math, countdown").check_rows(rows)
     with pytest.raises(InputError, match=r"row 'a': answer: expected .*numbers"):
         load_reward("math, countdown").check_rows(rows, drop_bad_golds=True)
@@ -200,6 +202,6 @@ def test_a_reward_is_a_function_for_trl(tmp_path):
     columns = {"answer": ["2", "3"], "level": [1, 2], "trainer_state": object()}
     assert reward(["p", "q"], [r"\boxed{2}", "no"], [[1], [2]], **columns) == [1.1, -0.8]
     assert reward([], [], []) == []
-    assert reward.name == reward.__name__ == "math + nsr_fast_user_mine:n"
+    assert reward.name == reward.__name__ == "math + mine:n"
     with pytest.raises(InputError, match="math needs a column answer"):
         load_reward("math")(["p"], ["x"], [[1]])

@@ -30,7 +30,8 @@ def test_golds_list_the_failing_rows(tmp_path, capsys):
     rows = [{"id": "a", "prompt": "p", "answer": "2"}, {"id": "b", "prompt": "p", "answer": " "}]
     assert verify_command(golds=write(tmp_path / "data.jsonl", rows)) == 2
     text = capsys.readouterr().out
-    assert "b: answer ' ' does not verify" in text and "1 of 2 golds verify" in text
+    assert "b: answer ' ' cannot be used: empty" in text and "1 of 2 golds can be used" in text
+    assert "1 empty" in text
     assert "1 repeated problems: b = a" in text
     assert verify_command(golds=write(tmp_path / "good.jsonl", rows[:1])) == 0
 

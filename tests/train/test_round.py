@@ -4,7 +4,7 @@ import pytest
 
 from nsr_fast.errors import GuardStop
 from nsr_fast.train.guards import check_update
-from nsr_fast.train.round import rollout_metrics, update_metrics
+from nsr_fast.train.numbers import rollout_metrics, update_metrics
 from nsr_fast.train.step import UpdateMetrics
 from nsr_fast.types import Group, Prompt, Rollout
 

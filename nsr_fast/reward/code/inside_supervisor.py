@@ -1,54 +1,63 @@
-"""Runs inside the sandbox as the supervisor of one program; passed to Python as text.
+"""Runs inside the sandbox as the supervisor of one program; Python gets it as compiled text.
 
-Standard input holds two frames (8 bytes of length, then JSON): the program with its limits, and for
-assert tests the steps of steps.py with a token. The program runs in a forked child that gets
-one step at a time and, behind the last, the token to return. A blank on standard output says that
-the program is about to start. Follows the texts of inside_values.py and
-inside_child.py, whose functions it uses; imports nothing of ours.
+Standard input holds frames (8 bytes of length, then marshal): the program with its limits, and for
+tests that call it the tests. The program runs in a forked child of another user; tests that call
+it run in a second child, forked later and of a third user, and what it says is the verdict. A blank
+on standard output says that the program is about to start. Follows the texts of the other
+inside_*.py, whose functions it uses; imports nothing of ours.
 """
 
-import contextlib
 import ctypes
-import json
+import marshal
 import os
 import resource
 import select
 import signal
+import sys
 import time
 
 CAPABILITY_VERSION_3 = 0x20080522
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 
 
 def main():
     config = frame()
+    sys.set_int_max_str_digits(0)
+    if config["mode"] == "calls":
+        import json  # noqa: F401  once for both children
     drop_privileges(config)
     os.write(1, b" ")
-    run = run_asserts if config["mode"] == "assert" else run_inputs
-    report = json.dumps(run(config)).encode()
-    while report:
-        report = report[os.write(1, report) :]
+    run = run_calls if config["mode"] == "calls" else run_inputs
+    for status, content in run(config):
+        send(1, b"%s %d\n" % (status.encode(), len(content)) + content)
+    send(1, b"end 0\n")
 
 
 def frame():
     """The next frame of standard input, read to its last byte and no further."""
-    size = int.from_bytes(exactly(0, 8), "little")
-    return json.loads(exactly(0, size))
+    return marshal.loads(sized_frame(0))
 
 
 def drop_privileges(config):
-    """Another user, no capability to gain, limits, and no look into this process."""
+    """Another user, no capability to gain, limits, and no look into this process.
+
+    The real user is the program's, which lets this process end it; the effective one is another,
+    so that the program can neither trace nor signal the tests' process.
+    """
     prctl = ctypes.CDLL(None).prctl
     for capability in range(64):
         prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     if config["uid"]:
+        own = config["uid"] + 1
         os.setgroups([])
-        os.setresgid(config["uid"], config["uid"], config["uid"])
-        os.setresuid(config["uid"], config["uid"], config["uid"])
+        os.setresgid(config["uid"], own, own)
+        os.setresuid(config["uid"], own, own)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())  # no capability of any kind
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if config["is_isolated"]:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user has cleared it
     memory = config["memory_mb"] << 20
     for name, limit in (
         ("RLIMIT_AS", memory),
@@ -63,78 +72,96 @@ def drop_privileges(config):
 
 def run_inputs(config):
     """Output and status of the program for every input; stops after the first that fails."""
-    results = []
+    results, end = [], time.monotonic() + config["total_s"]
     for text in config["inputs"]:
         source = os.memfd_create("input")
-        os.write(source, text.encode())
+        send(source, text.encode("utf-8", "surrogatepass"))
         os.lseek(source, 0, os.SEEK_SET)
         read_end, write_end = os.pipe()
+        os.fchmod(write_end, 0o622)  # /dev/stdout can be opened
+        limit_s = min(config["time_limit_s"], end - time.monotonic())
         pid = fork()
         if pid == 0:
             enter(source, write_end, config)
-            status = execute(config["code"], "__main__")[0]
-            flush_and_exit(status)
+            flush_and_exit(execute(config["code"], "__main__", config["prelude"])[0])
         os.close(write_end)
         os.close(source)
-        output, status = collected(read_end, pid, config)
+        output, status = collected(read_end, Clock(pid, limit_s, config), config)
         os.close(read_end)
-        results.append({"status": status, "output": output.decode("utf-8", "replace")})
+        results.append((status, output))
         clear_processes(config)
         if status != "ok":
             break
-    return {"results": results}
+    return results
 
 
-def run_asserts(config):
-    """{"replies", "token"} of the child; the token only when it came past its last step."""
-    from_child, to_parent = os.pipe()
-    from_parent, to_child = os.pipe()
-    pid = fork()
-    if pid == 0:
-        os.close(from_child)
-        os.close(to_child)
-        steps_at, replies_at = os.dup2(from_parent, 40), os.dup2(to_parent, 41)
+def run_calls(config):
+    """[(status, verdict)] of the tests' process; an empty verdict when it did not come to one."""
+    replies_at, to_tests = os.pipe()
+    requests_at, to_program = os.pipe()
+    program = fork()
+    if program == 0:
+        channel = os.dup(requests_at), os.dup(to_tests)
+        os.dup2(channel[0], 40), os.dup2(channel[1], 41)
         enter(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY), config)
-        os.closerange(42, 64)
-        flush_and_exit(serve_steps(config["code"], steps_at, replies_at))
-    os.close(to_parent)
-    os.close(from_parent)
-    clock = Clock(pid, config)
-    replies, token = [], None
-    if reply(from_child, clock, config) == b"ready":
-        message = frame()
-        for kind, text in message["steps"]:
-            send(to_child, sized((kind + text).encode()))
-            if (answer := reply(from_child, clock, config)) is None:
-                break
-            replies.append(answer.decode("utf-8", "replace"))
-        else:
-            send(to_child, sized(b"t" + message["token"].encode()))
-            token = reply(from_child, clock, config)
-    status = "timeout" if token is None and clock.is_over() else "done"
-    kill_child(pid)
+        os._exit(serve_calls(config, 40, 41) or 0)
+    os.close(to_tests)
+    os.close(requests_at)
+    verdict_at, to_supervisor = os.pipe()
+    tests = fork()
+    if tests == 0:
+        os.close(verdict_at)
+        judge(config, replies_at, to_program, to_supervisor)
+    for fd in (to_supervisor, replies_at, to_program):
+        os.close(fd)
+    status, verdict = awaited(verdict_at, program, config)
+    kill_child(tests)
+    kill_child(program)
     clear_processes(config)
-    return {
-        "replies": replies,
-        "token": (token or b"").decode("ascii", "replace"),
-        "status": status,
-    }
+    return [(status, verdict)]
 
 
-def reply(fd, clock, config):
-    """The next sized message of the child; None at the time limit, its end or beyond its limit."""
-    data = b""
-    while len(data) < 8 or len(data) < 8 + int.from_bytes(data[:8], "little"):
-        chunk = os.read(fd, 65536) if until(fd, clock) else b""
-        data += chunk
-        if not chunk or len(data) > 4 * config["output_bytes"]:
-            return None
-    return data[8:]
+def awaited(verdict_at, program, config):
+    """(status, verdict) from the tests' process; a dot from it starts the time of another call."""
+    end = time.monotonic() + config["total_s"]
+    while True:
+        limit_s = min(config["time_limit_s"], end - time.monotonic())
+        clock = Clock(program, limit_s, config)
+        if not until(verdict_at, clock):
+            return clock.cause, b""
+        said = os.read(verdict_at, 64)
+        if not said or said.strip(b"."):
+            return "done", said.strip(b".")
 
 
-def collected(fd, pid, config):
+def judge(config, replies_at, requests_at, verdict_at):
+    """The tests' process: reads the tests, runs them, and writes the verdict as the last thing."""
+    if config["uid"]:
+        own = config["uid"] + 1
+        os.setresgid(own, own, own)
+        os.setresuid(own, own, own)
+    message = frame()
+    for fd in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+    os.setsid()
+    sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    prepare_interpreter()
+    for name in (signal.SIGINT, signal.SIGPIPE):
+        signal.signal(name, signal.SIG_DFL)
+
+    def end(verdict, write=os.write, leave=os._exit):
+        write(verdict_at, verdict)
+        leave(0)
+
+    program = Program(replies_at, requests_at, 4 * config["output_bytes"], end)
+    message["tick"] = lambda: os.write(verdict_at, b".")
+    end(verdict_of(message, program))
+
+
+def collected(fd, clock, config):
     """(output, status) of a child, killed at the time limit or the output limit."""
-    clock = Clock(pid, config)
+    pid = clock.pid
     output, code, is_open = bytearray(), None, True
     while True:
         if is_open and select.select([fd], [], [], 0.02 if code is None else 0)[0]:
@@ -158,8 +185,8 @@ class Clock:
     Waiting for a core, up to twice the time limit, does not count.
     """
 
-    def __init__(self, pid, config):
-        self.pid, self.limit_s, self.start = pid, config["time_limit_s"], time.monotonic()
+    def __init__(self, pid, limit_s, config):
+        self.pid, self.limit_s, self.start = pid, limit_s, time.monotonic()
         self.memory = config["is_isolated"] and 2 * (config["memory_mb"] << 20)
         self.reader = select.poll()
         self.reader.register(1, 0)
@@ -189,8 +216,11 @@ def resident_bytes():
     pages = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/statm") as file:
-                pages += int(file.read().split()[1])
+            try:
+                with open(f"/proc/{name}/statm") as file:
+                    pages += int(file.read().split()[1])
+            except OSError:  # it has ended
+                continue
     return pages * resource.getpagesize()
 
 
@@ -219,18 +249,25 @@ def send(fd, data):
 
 
 def kill_child(pid):
-    for target in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
-        with contextlib.suppress(OSError):
-            target()
-    with contextlib.suppress(OSError):
-        os.waitpid(pid, 0)
+    for end in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
+        attempt(end)
+    attempt(lambda: os.waitpid(pid, 0))
 
 
 def clear_processes(config):
     """Ends whatever the program left running; every process of this user is in our namespace."""
     if config["is_isolated"]:
-        with contextlib.suppress(OSError):
-            os.kill(-1, signal.SIGKILL)
+        attempt(lambda: os.kill(-1, signal.SIGKILL))
+        while attempt(lambda: os.waitpid(-1, 0)):  # as first process of the namespace we reap all
+            pass
+
+
+def attempt(call):
+    """The call's result; None when the process that it is about is gone."""
+    try:
+        return call()
+    except OSError:
+        return None
 
 
 def fork():

@@ -1,9 +1,10 @@
 """The reward "code": a Python program against hidden tests, each in a fresh sandbox.
 
-Rows hold `prompt` and `tests` (layouts in tests.py). A completion's program is its last fenced
-block. Every test passes: correct; the sandbox itself failed: unscored; anything else: wrong.
+Rows hold `prompt` and `tests` (layouts in tests.py). A completion's program is chosen
+by blocks.py. Every test passes: correct; the sandbox itself failed: unscored; anything else: wrong.
 """
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -11,15 +12,19 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from nsr_fast.errors import InputError
-from nsr_fast.reward.code.sandbox import KILLED, Limits, chosen_backend, run_program
-from nsr_fast.reward.code.tests import (
-    CodeTests,
-    outputs_match,
-    program_of,
-    read_tests,
-    rows_with_tests,
-    tests_of,
+from nsr_fast.reward.code.blocks import program_of
+from nsr_fast.reward.code.names import prelude_of
+from nsr_fast.reward.code.outputs import outputs_match
+from nsr_fast.reward.code.sandbox import (
+    KILLED,
+    Job,
+    Limits,
+    chosen_backend,
+    package_problem,
+    run_job,
 )
+from nsr_fast.reward.code.tests import CodeTests, read_tests, rows_with_tests, tests_of
+from nsr_fast.reward.reward import Part
 from nsr_fast.reward.verdict import Score, Verdict
 from nsr_fast.types import Rollout
 
@@ -33,19 +38,13 @@ def verify_code(
     """The score of one completion, with its reason; an unreadable test leaves it unscored."""
     try:
         wanted = read_tests(tests)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return Score(Verdict.UNSCORED, "bad_gold")
-    program = program_of(completion)
+    program = program_of(completion, wanted.asked())
     if program is None:
         return Score(Verdict.WRONG, "no_answer")
-    report = run_program(
-        program,
-        inputs=wanted.inputs,
-        tests=wanted.statements,
-        limits=limits,
-        backend=backend,
-    )
-    return _judged(report, wanted)
+    job = Job(program, wanted.inputs, prelude_of(program), wanted.message(program))
+    return _judged(run_job(job, limits=limits, backend=backend), wanted)
 
 
 def _judged(report: dict, wanted: CodeTests) -> Score:
@@ -54,23 +53,26 @@ def _judged(report: dict, wanted: CodeTests) -> Score:
         was_killed = report["failed"] == KILLED
         verdict = Verdict.WRONG if was_killed else Verdict.UNSCORED
         return Score(verdict, "killed" if was_killed else f"crash: {report['failed']}")
-    if wanted.statements:
-        passes, status = report["passed"], report["status"]
-    else:
-        results = report["results"]
-        failures = [
-            result["status"]  # ok where only the output differs
-            for result, expected in zip(results, wanted.outputs)
-            if result["status"] != "ok" or not outputs_match(result["output"], expected)
-        ]
-        passes = not failures and len(results) == len(wanted.outputs)
-        status = failures[0] if failures else "ok"
-    if passes:
+    results = report["results"]
+    if not wanted.inputs:
+        (result,) = results
+        if result["output"] == "untested":
+            return Score(Verdict.UNSCORED, "bad_gold")
+        if result["output"] == "passed":
+            return Score(Verdict.CORRECT, "equal")
+        return Score(Verdict.WRONG, _REASONS.get(result["status"], "different"))
+    failures = [
+        result["status"]  # ok where only the output differs
+        for result, expected in zip(results, wanted.outputs)
+        if result["status"] != "ok" or not outputs_match(result["output"], expected)
+    ]
+    if not failures and len(results) == len(wanted.outputs):
         return Score(Verdict.CORRECT, "equal")
+    status = failures[0] if failures else "ok"
     return Score(Verdict.WRONG, _REASONS.get(status, "different"))
 
 
-class CodeReward:
+class CodeReward(Part):
     """+1 all tests pass, -1 not, None the sandbox failed; sandboxes run in threads.
 
     unsafe       runs programs without a sandbox where none works; else that is an InputError
@@ -87,6 +89,8 @@ class CodeReward:
         limits: Limits | None = None,
     ) -> None:
         self._backend = chosen_backend(unsafe=unsafe)
+        if problem := package_problem(self._backend):
+            logging.getLogger(__name__).warning("reward: code: %s", problem)
         self._limits = limits or Limits()
         workers = num_workers or os.cpu_count() or 1
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
@@ -110,11 +114,11 @@ class CodeReward:
 
     def finish(
         self, rollouts: Sequence[Rollout], handles: "Sequence[Future[Score]]"
-    ) -> list[float | None]:
+    ) -> list[Score]:
         """Waits for the sandboxes."""
         scores = [handle.result() for handle in handles]
         self._running.clear()
-        return [score.verdict.reward for score in scores]
+        return scores
 
     def statistics(self) -> dict[str, float]:
         """Counts by verdict and reason."""

@@ -1,7 +1,8 @@
 r"""What is compared: the answer in a response, by one of three rules, and the golds of a row.
 
 boxed    the last box (nsr_fast.data.boxed)
-lenient  the same; without any box, "answer is ..." on the last line that is not blank
+lenient  the same; without any box, <answer>...</answer>, or "answer is ..." on the last line, which
+         a line of courtesy may follow
 paper    the reference rule (RLVR-Decomposed, extract_answer_math): the text after the last "boxed",
          an unclosed box too, else what follows "he answer is", else the last number anywhere. It
          pays truncated guesses and is here for parity runs only.
@@ -11,29 +12,64 @@ import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from math import isfinite
 
-from nsr_fast.data.boxed import Extraction, extract_boxed
+from nsr_fast.data.boxed import Extraction, extract_boxed, spoken
 from nsr_fast.errors import InputError
+from nsr_fast.reward.math.gold_text import Gold, read_gold
 from nsr_fast.reward.math.spelling import normalised
-from nsr_fast.reward.verdict import without_bad_golds
 
 CACHE_SIZE = 65_536
 _NUMBER = re.compile(r"-?\d*\.?\d+")
-_ANSWER_IS = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*:?\s*(.+?)\s*$")
-_MAX_LINE_CHARS = 500
+_DOTS = re.compile(r"\.\.|\\[lc]?dots(?![a-z])|…")
+_ANSWER_IS = re.compile(r"(?i)\banswer(?: to [^.:=]{1,60})?\s*(?:\bis\b|:|=)[\s:]*")
+_TAG = re.compile(r"<answer>([^<]*)</answer>")
+_BOLD = re.compile(r"(\*\*|__|`)(.+?)\1")
+_SENTENCE_END = re.compile(r"[.!]\s+(?=[A-Z])")
+# What may follow an answer: no figures, no formula, nothing that takes it back.
+_COURTESY = re.compile(
+    r"(?i)(?!.*\b(?:wait|but|however|wrong|incorrect|not|unsure|mistake|error|actually|maybe|perhaps"
+    r"|alternatively|or|instead|answer|recheck|reconsider)\b)[^\d$\\=]*"
+)
+_MAX_LINE_CHARS, _MAX_LINES = 500, 6
 
 canonical = lru_cache(maxsize=CACHE_SIZE)(normalised)
 
 
 def extract_lenient(response: str) -> Extraction:
-    """The last box; without any box, "answer is ..." on the last line that is not blank."""
+    """The last box; without any box answer tags, or the last line that says "answer is ..."."""
     boxed = extract_boxed(response)
     if boxed.text is not None or boxed.reason == "truncated":
         return boxed
-    last_line = response.rstrip()[-_MAX_LINE_CHARS:].rpartition("\n")[2]
-    match = _ANSWER_IS.search(last_line)
-    text = match.group(1).strip("*`_ ") if match else ""
+    text = spoken(response)
+    if tags := _TAG.findall(text[-10 * _MAX_LINE_CHARS :]):
+        stated = tags[-1].strip()
+        text = _stated([stated]) or stated
+    else:
+        lines = map(_plain, text[-_MAX_LINES * _MAX_LINE_CHARS :].split("\n"))
+        text = _stated([line for line in lines if line][-_MAX_LINES:])
     return Extraction(text, "") if text else boxed
+
+
+def _stated(lines: list[str]) -> str:
+    """What the last line says that states an answer, if only courtesy follows it."""
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number][-_MAX_LINE_CHARS:]
+        if not (matches := list(_ANSWER_IS.finditer(line))):
+            if _COURTESY.fullmatch(line):
+                continue
+            # The answer alone on the last line, below "Final answer:".
+            heading = _ANSWER_IS.search(lines[number - 1]) if number == len(lines) - 1 > 0 else None
+            is_below = heading is not None and heading.end() == len(lines[number - 1])
+            return line if is_below else ""
+        text, *rest = _SENTENCE_END.split(line[matches[-1].end() :], maxsplit=1)
+        return text.strip("*`_ ") if not rest or _COURTESY.fullmatch(rest[0]) else ""
+    return ""
+
+
+def _plain(line: str) -> str:
+    """Without blanks and markdown."""
+    return _BOLD.sub(r"\2", line).strip("*`_# ")
 
 
 def extract_paper(response: str) -> Extraction:
@@ -62,28 +98,29 @@ def extraction_rule(name: str) -> Callable[[str], Extraction]:
 
 def accepted_answers(answer: object) -> list[str]:
     """The answers as text; unusable ones (empty, neither text nor number) are left out."""
-    texts = []
-    for choice in _choices(answer):
-        if isinstance(choice, float):
-            texts.append(format(Decimal(repr(choice)), "f"))
-        elif isinstance(choice, str | int) and not isinstance(choice, bool):
-            boxed = extract_boxed(choice).text if "\\boxed" in str(choice) else None
-            texts.append(boxed or str(choice))
-    return [text for text in texts if canonical(text)]
+    golds = [gold_of(choice) for choice in choices(answer)]
+    return [gold.text for gold in golds if not gold.fault]
 
 
-def check_golds(rows: Sequence[dict]) -> list[dict]:
-    """The rows with an answer that its own box would not verify against, in order.
-
-    Needs no worker: a gold that survives extraction and normalisation equals itself.
-    """
-    return [row for row in rows if not _is_usable(row.get("answer"))]
+def choices(answer: object) -> Sequence:
+    """The accepted answers of a row: its list, or the one that it has."""
+    return answer if isinstance(answer, list | tuple) else [answer]
 
 
-def usable_rows(rows: Sequence[dict], *, drop_bad_golds: bool = False) -> list[dict]:
-    """The rows whose answers verify; bad ones raise InputError with their ids, or are dropped."""
-    problem = "answers do not verify against themselves"
-    return without_bad_golds(rows, check_golds(rows), problem, drop_bad_golds=drop_bad_golds)
+def gold_of(choice: object) -> Gold:
+    """One accepted answer as text, or why it is none."""
+    if isinstance(choice, float) and isfinite(choice):
+        return Gold(format(Decimal(repr(choice)), "f"))
+    if not isinstance(choice, str | int) or isinstance(choice, bool):
+        return Gold("", "neither text nor number")
+    gold = read_gold(str(choice))
+    if gold.fault:
+        return gold
+    if not canonical(gold.text):
+        return Gold("", "empty")
+    if _DOTS.search(canonical(gold.text)):
+        return Gold("", "dots that stand for something")
+    return gold if _equals_its_box(gold.text) else Gold("", "unbalanced")
 
 
 def _boxed_or_rest(rest: str) -> str:
@@ -96,17 +133,6 @@ def _boxed_or_rest(rest: str) -> str:
         if depth == 0:
             return rest[1:index]
     return rest[1:]
-
-
-def _choices(answer: object) -> Sequence:
-    return answer if isinstance(answer, list | tuple) else [answer]
-
-
-def _is_usable(answer: object) -> bool:
-    golds = accepted_answers(answer)
-    if not golds or len(golds) != len(_choices(answer)):
-        return False
-    return all(_equals_its_box(gold) for gold in golds)
 
 
 def _equals_its_box(gold: str) -> bool:

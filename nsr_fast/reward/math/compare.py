@@ -2,16 +2,26 @@ r"""Equality of two answer shapes; formulas are decided by a function for leaves
 
     True, False, or None where the leaf function cannot tell
 
-Symmetric. Policy: units, degree and currency signs may be omitted; a percentage may stand for its
-number or its hundredth; x = 5 and 5 are the same answer; an inequality equals its interval.
+Symmetric but for one rule: a gold that is an equation, x^2 + y^2 = 49, accepts only equations;
+the answer m + n = 15 may stand for 15. Policy: units, degree and currency signs may be omitted; a
+percentage may stand for its number or its hundredth; x = 5 and 5 are the same answer; an
+inequality equals its interval.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import dataclass, replace
 
-from nsr_fast.reward.math.regions import FLIPPED, is_name, region
+from nsr_fast.reward.math.leaves import (
+    LeafEqual,
+    Outcome,
+    all_true,
+    any_true,
+    leaves_equal,
+    words_equal,
+)
+from nsr_fast.reward.math.regions import FLIPPED, has_letter, is_name, is_quantity, region
 from nsr_fast.reward.math.shape import (
+    ABOUT,
     Based,
     Collection,
     Leaf,
@@ -25,22 +35,13 @@ from nsr_fast.reward.math.shape import (
     letters,
     shape_of,
 )
-from nsr_fast.reward.math.values import (
-    NUMBERS,
-    SCALES,
-    UNITS,
-    option_and_rest,
-    rational,
-    without_modulus,
-)
+from nsr_fast.reward.math.units import units_agree
+from nsr_fast.reward.math.values import option_and_rest, without_modulus
 
-Outcome = bool | None
-LeafEqual = Callable[[str, str], Outcome]
 MAX_ITEMS = 64
 
 _SETS = re.compile(r"\\(?:setminus|backslash|cap|mathbb|emptyset)(?![a-zA-Z])")
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+")
-_RATIO = re.compile(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)")
 
 
 def shapes_equal(a: Shape, b: Shape, leaf_equal: LeafEqual) -> Outcome:
@@ -55,17 +56,33 @@ def shapes_equal(a: Shape, b: Shape, leaf_equal: LeafEqual) -> Outcome:
     return False
 
 
-def texts_equal(a: str, b: str, leaf_equal: LeafEqual) -> Outcome:
-    """shapes_equal of two normalised texts."""
+def texts_equal(a: str, b: str, leaf_equal: LeafEqual, *, is_gold: bool = False) -> Outcome:
+    """shapes_equal of two normalised texts; `is_gold` when a says what was asked for."""
     if a == b:
         return True
     a, b = without_modulus(a, b)
     if (outcome := _options(a, b, leaf_equal)) is not None:
         return outcome
-    outcome = shapes_equal(shape_of(a), shape_of(b), leaf_equal)
+    outcome = shapes_equal(_asked(shape_of(a)) if is_gold else shape_of(a), shape_of(b), leaf_equal)
     # Sets such as \mathbb{R} \setminus \{0\} have no shape here; algebra may know them.
     is_undecided = outcome is False and (_SETS.search(a) or _SETS.search(b))
     return leaf_equal(a, b) if is_undecided else outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Equation(Relation):
+    """An equation that was asked for: its right side alone is no answer."""
+
+
+def _asked(shape: Shape) -> Shape:
+    """The shape of a gold, its equations marked."""
+    if isinstance(shape, Relation):
+        left = shape.parts[0]
+        is_equation = set(shape.signs) == {"="} and has_letter(left) and not is_quantity(left)
+        return _Equation(shape.parts, shape.signs) if is_equation else shape
+    if isinstance(shape, Collection | Union | Sequence):
+        return replace(shape, items=tuple(map(_asked, shape.items)))
+    return shape
 
 
 def _options(a: str, b: str, leaf_equal: LeafEqual) -> Outcome:
@@ -78,75 +95,16 @@ def _options(a: str, b: str, leaf_equal: LeafEqual) -> Outcome:
     return True if is_letter or texts_equal(rest, other, leaf_equal) is True else None
 
 
-def rational_leaves(a: str, b: str) -> Outcome:
-    """The leaf function that needs no algebra: equal texts and exact rationals, else None."""
-    if a == b:
-        return True
-    x, y = rational(a), rational(b)
-    return None if x is None or y is None else x == y
-
-
 def _single(shape: Shape) -> Shape:
     """A set of one element stands for the element."""
     is_single = isinstance(shape, Collection | Union) and len(shape.items) == 1
     return shape.items[0] if is_single else shape
 
 
-def _all(outcomes: Iterable[Outcome], end: bool = False) -> Outcome:
-    """False if any is False, else None if any is None, else True; stops at the first False."""
-    result: Outcome = not end
-    for outcome in outcomes:
-        if outcome is end:
-            return end
-        result = None if outcome is None else result
-    return result
-
-
-any_true = partial(_all, end=True)  # True if any is, else None if any is, else False
-
-
-def _leaves(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
-    if UNITS.get(a.unit, a.unit) != UNITS.get(b.unit, b.unit) and a.unit and b.unit:
-        both_known = a.unit in UNITS and b.unit in UNITS
-        if both_known or {a.unit, b.unit} & {"%", "degree"}:
-            return False
-    if ":" in a.text or ":" in b.text:
-        return _times_or_ratios(a, b, leaf_equal)
-    if letters(a.text) == letters(b.text) and a.text.isalpha() and b.text.isalpha():
-        return len(a.text) == 1 or a.text == b.text
-    pairs = [(a.text, b.text), *_readings(a, b), *_readings(b, a)]
-    return any_true(leaf_equal(x, y) for x, y in pairs)
-
-
-def _readings(a: Leaf, b: Leaf) -> Iterator[tuple[str, str]]:
-    """What a's unit lets it stand for: 3.2 million, 25 % a quarter, 30 degrees a sixth of pi."""
-    if scale := next((n for word, n in SCALES.items() if a.unit.startswith(word)), 0):
-        yield f"{a.text}\\cdot10^{{{scale}}}", b.text
-    if a.unit == "%" != b.unit:
-        yield b.text, f"\\frac{{{a.text}}}{{100}}"
-    if a.unit == "degree" != b.unit and "\\pi" in b.text:
-        yield b.text, f"\\frac{{({a.text})\\pi}}{{180}}"
-
-
-def _times_or_ratios(a: Leaf, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
-    """A time is compared as written; a ratio may be reduced, or written as a fraction."""
-    if letters(a.text) == letters(b.text):
-        return a.unit == b.unit or not (a.unit and b.unit)
-    x, y = (_RATIO.sub(r"\\frac{\1}{\2}", leaf.text) for leaf in (a, b))
-    are_times = all(re.fullmatch(r"\d{1,2}:\d\d", leaf.text) for leaf in (a, b))
-    return not are_times and ":" not in x + y and leaf_equal(x, y)
-
-
-def _words_and_any(a: Words, b: Shape, leaf_equal: LeafEqual) -> Outcome:
-    if not isinstance(b, Leaf):
-        return False
-    return a.key == letters(b.text + b.unit) != "" or NUMBERS.get(a.key) == b.text
-
-
 def _sequences(a: Sequence, b: Sequence, leaf_equal: LeafEqual) -> Outcome:
     if (a.opening, a.closing, len(a.items)) != (b.opening, b.closing, len(b.items)):
         return False
-    return _all(shapes_equal(x, y, leaf_equal) for x, y in zip(a.items, b.items))
+    return all_true(shapes_equal(x, y, leaf_equal) for x, y in zip(a.items, b.items))
 
 
 def _unordered(a: Collection | Union, b: Collection | Union, leaf_equal: LeafEqual) -> Outcome:
@@ -191,7 +149,7 @@ def _matrices(a: Matrix, b: Matrix, leaf_equal: LeafEqual) -> Outcome:
     if [len(row) for row in a.rows] != [len(row) for row in b.rows]:
         return False
     pairs = [(x, y) for r, s in zip(a.rows, b.rows) for x, y in zip(r, s)]
-    return _all(shapes_equal(x, y, leaf_equal) for x, y in pairs)
+    return all_true(shapes_equal(x, y, leaf_equal) for x, y in pairs)
 
 
 def _vector(a: Matrix, b: Sequence, leaf_equal: LeafEqual) -> Outcome:
@@ -200,7 +158,7 @@ def _vector(a: Matrix, b: Sequence, leaf_equal: LeafEqual) -> Outcome:
     is_vector = len(a.rows) == 1 or all(len(row) == 1 for row in a.rows)
     if not is_vector or len(cells) != len(b.items) or (b.opening, b.closing) != ("(", ")"):
         return False
-    return _all(shapes_equal(x, y, leaf_equal) for x, y in zip(cells, b.items))
+    return all_true(shapes_equal(x, y, leaf_equal) for x, y in zip(cells, b.items))
 
 
 def _based(a: Based, b: Based, leaf_equal: LeafEqual) -> Outcome:
@@ -238,18 +196,41 @@ def _chains(a: Relation, b: Relation, leaf_equal: LeafEqual) -> Outcome:
 def _same_sides(a: Relation, b: Relation, leaf_equal: LeafEqual) -> Outcome:
     if a.signs != b.signs:
         return False
-    return _all(texts_equal(x, y, leaf_equal) for x, y in zip(a.parts, b.parts))
+    return all_true(texts_equal(x, y, leaf_equal) for x, y in zip(a.parts, b.parts))
 
 
 def _relation_and_any(a: Relation, b: Shape, leaf_equal: LeafEqual) -> Outcome:
     """x = 5 against 5; x >= 5 against an interval; 3 + 4 = 7 when every part equals b."""
-    if set(a.signs) == {"="}:
-        values = a.parts[1:] if is_name(a.parts[0], a.parts[-1]) else a.parts
-        if len(values) > 1 and is_variable(a.parts[-1]):
-            values = a.parts[:-1]
-        return _all(shapes_equal(shape_of(value), b, leaf_equal) for value in values)
+    if set(a.signs) <= {"=", ABOUT}:
+        return _values(a, b, leaf_equal)
     as_region = region(a)
     return False if as_region is None else shapes_equal(as_region[1], b, leaf_equal)
+
+
+def _values(a: Relation, b: Shape, leaf_equal: LeafEqual) -> Outcome:
+    r"""Every value of a chain of equalities; in \pi \approx 3.14 either, if that is no lie."""
+    parts, signs = list(a.parts), list(a.signs)
+    if is_name(parts[0], parts[-1]):
+        parts, signs = parts[1:], signs[1:]
+    if len(parts) > 1 and is_variable(parts[-1]):
+        parts, signs = parts[:-1], signs[:-1]
+    groups, claims = [[parts[0]]], []
+    for sign, before, part in zip(signs, parts, parts[1:]):
+        if sign == ABOUT:
+            claims.append(_is_about(before, part, leaf_equal))
+            groups.append([part])
+        else:
+            groups[-1].append(part)
+    hits = [all_true(shapes_equal(shape_of(p), b, leaf_equal) for p in group) for group in groups]
+    return all_true((any_true(hits), *claims))
+
+
+def _is_about(x: str, y: str, leaf_equal: LeafEqual) -> Outcome:
+    """Whether y is x rounded, or x is y rounded."""
+    a, b = shape_of(x), shape_of(y)
+    if not isinstance(a, Leaf) or not isinstance(b, Leaf) or not units_agree(a.unit, b.unit):
+        return False
+    return any_true(leaf_equal(f"{ABOUT}{p.text}", q.text) for p, q in ((a, b), (b, a)))
 
 
 def _assignments(a: Sequence, b: Collection, leaf_equal: LeafEqual) -> Outcome:
@@ -259,7 +240,7 @@ def _assignments(a: Sequence, b: Collection, leaf_equal: LeafEqual) -> Outcome:
     is_assigned = len(relations) == len(b.items) == len(a.items) == len(set(names))
     if not is_assigned or sorted(names) != names or not all(map(is_variable, names)):
         return False
-    return _all(shapes_equal(x, y, leaf_equal) for x, y in zip(a.items, relations))
+    return all_true(shapes_equal(x, y, leaf_equal) for x, y in zip(a.items, relations))
 
 
 def _named_point(a: Sequence, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
@@ -271,7 +252,7 @@ def _named_point(a: Sequence, b: Leaf, leaf_equal: LeafEqual) -> Outcome:
 
 
 _RULES = (
-    ((Leaf, Leaf), _leaves),
+    ((Leaf, Leaf), leaves_equal),
     ((Words, Words), lambda a, b, _: a.key == b.key),
     ((Sequence, Sequence), _sequences),
     ((Collection, Collection), _unordered),
@@ -283,6 +264,7 @@ _RULES = (
     ((Sequence, Collection), _assignments),
     ((Collection, Leaf), _grouped),
     ((Sequence, Leaf), _named_point),
+    ((_Equation, (Leaf, Sequence, Collection, Union, Matrix, Based, Words)), lambda *_: False),
     ((Relation, (Leaf, Sequence, Collection, Union, Matrix, Based, Words)), _relation_and_any),
-    ((Words, object), _words_and_any),
+    ((Words, object), words_equal),
 )

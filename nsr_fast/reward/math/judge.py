@@ -6,8 +6,11 @@ full_judgement    worker process: the same with formulas decided by nsr_fast.rew
 
 from collections.abc import Callable
 
-from nsr_fast.reward.math.compare import LeafEqual, Outcome, any_true, rational_leaves, texts_equal
+from nsr_fast.reward.math.compare import texts_equal
+from nsr_fast.reward.math.grammar import leaves
+from nsr_fast.reward.math.leaves import LeafEqual, Outcome, any_true, rational_leaves
 from nsr_fast.reward.math.limits import complexity
+from nsr_fast.reward.math.values import rational
 from nsr_fast.reward.verdict import Score, Verdict
 
 Golds = tuple[str, ...]
@@ -34,8 +37,11 @@ def full_judgement(
 ) -> Score:
     """The score of a candidate that quick_judgement left open.
 
-    An unreadable gold leaves the candidate unscored, an unreadable candidate is wrong.
+    An unreadable gold leaves the candidate unscored, an unreadable candidate is wrong. Without a
+    candidate the golds alone are read.
     """
+    if not candidate:
+        return _readability(golds, formulas_equal)
     unparsed: list[str] = []
 
     def leaf_equal(a: str, b: str) -> Outcome:
@@ -54,7 +60,19 @@ def full_judgement(
     return Score(Verdict.UNSCORED, "bad_gold") if is_gold else Score(Verdict.WRONG, "unparsed")
 
 
+def _readability(golds: Golds, formulas_equal: Callable[[str, str], bool]) -> Score:
+    """bad_gold when some formula of a gold cannot be read; larger ones are compared as text."""
+    try:
+        for gold in golds:
+            for leaf in leaves(gold) if complexity(gold) is None else ():
+                if rational(leaf) is None:
+                    formulas_equal(leaf, leaf)
+    except ValueError:
+        return Score(Verdict.UNSCORED, "bad_gold")
+    return Score(Verdict.WRONG, "no_answer")
+
+
 def _equals_any(golds: Golds, candidate: str, leaf_equal: LeafEqual) -> Outcome:
     """A gold too large to compute with equals nothing but its own text."""
     computable = (gold for gold in golds if complexity(gold) is None)
-    return any_true(texts_equal(gold, candidate, leaf_equal) for gold in computable)
+    return any_true(texts_equal(gold, candidate, leaf_equal, is_gold=True) for gold in computable)

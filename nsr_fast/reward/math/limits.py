@@ -103,9 +103,18 @@ def _powers_are_small(text: str) -> bool:
         before = text[: match.start()]
         if before.endswith((")", "}", "]")):
             base = _group_before(before)
-            if "^" in base and _tower(base) * _product(exponent) > MAX_EXPONENT:
+            if _power_within(base) * _product(exponent) > MAX_EXPONENT:
                 return False
     return True
+
+
+def _power_within(base: str) -> int:
+    """An upper bound of the power that a bracketed base holds: its exponents multiplied."""
+    power = 1
+    for match in re.finditer(r"\^", base):
+        exponent = _group_after(base, match.end())
+        power = min(power * (_tower(exponent) if "^" in exponent else _product(exponent)), 10**12)
+    return power
 
 
 def _group_after(text: str, start: int) -> str:

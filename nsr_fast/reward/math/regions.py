@@ -6,6 +6,10 @@ from nsr_fast.reward.math.shape import Leaf, Relation, Sequence, Shape, Union, i
 from nsr_fast.reward.math.values import rational
 
 _LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z]*\{)")
+_QUANTITY = re.compile(
+    r"\\frac\{d|\\(?:lim|sum|int|prod|max|min|gcd|det)(?![a-z])|\|[A-Z]{2}\|$"
+    r"|[a-zA-Z](?:\^\{-1\}|'|_\{\w*\})*\((?:[^()=]|\([^()]*\))*\)$"
+)
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 
 
@@ -31,9 +35,17 @@ def region(relation: Relation) -> tuple[str, Shape] | None:
 
 def is_name(text: str, value: str) -> bool:
     r"""Whether text = value only says what has the value: x, m+n, |AB|, f(g(2)), \frac{dy}{dx}."""
-    is_constant = not _LETTER.search(value.replace("\\pi", ""))
-    is_derivative = text.startswith("\\frac{d")
-    return is_variable(text) or is_derivative or (is_constant and bool(_LETTER.search(text)))
+    is_constant = not has_letter(value) and value != "0"
+    return is_quantity(text) or (is_constant and has_letter(text))
+
+
+def is_quantity(text: str) -> bool:
+    r"""A bare name, or what stands for one value: |AB|, f(g(2)), \frac{dy}{dx}, a limit."""
+    return is_variable(text) or _QUANTITY.match(text) is not None
+
+
+def has_letter(text: str) -> bool:
+    return _LETTER.search(text.replace("\\pi", "")) is not None
 
 
 def _modulus(text: str) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nsr_fast.reward.math.units import plain_unit
 from nsr_fast.reward.math.values import BASES, SIGNS, meaning, without_article
 
 MAX_DEPTH = 16
@@ -18,10 +19,11 @@ _TOKEN = re.compile(
 _OPEN = frozenset(("(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"))
 _CLOSE = frozenset((")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"))
 _LIST_SEPARATORS = frozenset((",", ";", "\\text{or}", "\\text{and}"))
-RELATIONS = frozenset(("=", "<", ">", "\\le", "\\ge", "\\ne", "\\in"))
+ABOUT = "\\approx"
+RELATIONS = frozenset(("=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", ABOUT))
 _WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[a-zA-Z(){}\[\]'.\- ,/&])+")
 _BASED = re.compile(
-    r"\(?((?:[0-9A-Z]|\\text\{[0-9a-zA-Z]+\})+)\)?"
+    r"\(?(-?(?:[0-9A-Z]|\\text\{[0-9a-zA-Z]+\})+)\)?"
     r"(?:_\{?(?:\\text\{)?(?:base ?)?\}?([a-z]+|\d{1,2})\}?\}?"
     r"|\(?\\text\{(?:in )?base ?(?:([a-z]+)\}|\}(?:_\{)?(\d{1,2})\}?)\)?)"
 )
@@ -35,7 +37,8 @@ _TUPLE_TRANSPOSED = re.compile(rf"(\([^()]*,[^()]*\)){_TRANSPOSE}")
 _UNIT = re.compile(
     r"(.*?[^\\,(\[{^_])((?:(?:/|\\cdot)?\\text\{[^{}]*\}(?:\^\{-?\d\})?)+)", re.DOTALL
 )
-_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{[cfCF]\}|[CF])?")
+_DEGREE = re.compile(r"(.+)\^\{\\circ\}(?:\\text\{)?([cfCF]?)\}?")
+_TEMPERATURE = {"": "degree", "c": "degree celsius", "f": "degree fahrenheit"}
 _ANGLE = re.compile(r"\\text\{cis\}|\\(?:circ|sin|cos|tan|cot|sec|csc)")
 _VARIABLE = re.compile(
     r"(?:m?\\angle ?)?"
@@ -48,7 +51,7 @@ _VARIABLES = re.compile(rf"\({_NAME}(?:,{_NAME})+\)")
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A formula; unit is "" or the words after it, "%" or "degree"."""
+    """A formula; unit is "" or the words after it as units.plain_unit gives them, "%", "degree"."""
 
     text: str
     unit: str = ""
@@ -132,9 +135,9 @@ def split_top_level(text: str, separators: frozenset[str]) -> tuple[list[str], l
 
 
 def letters(text: str) -> str:
-    """What is compared of words: letters and digits, lower case."""
+    """What is compared of words: letters and digits of any script, lower case."""
     bare = re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"[^a-z0-9]", "", bare.lower())
+    return re.sub(r"[\W_]", "", bare.lower())
 
 
 def _tokens(text: str) -> Iterator[tuple[re.Match, int, int]]:
@@ -290,8 +293,8 @@ def _leaf(text: str) -> Leaf:
         return Leaf(text[:-1], "%")
     if match := _DEGREE.fullmatch(text):
         if not _ANGLE.search(match.group(1)):
-            return Leaf(match.group(1), "degree")
+            return Leaf(match.group(1), _TEMPERATURE[(match.group(2) or "").lower()])
     elif (match := _UNIT.fullmatch(text)) and not match.group(1).endswith("\\"):
-        unit = letters(match.group(2))
+        unit = plain_unit(match.group(2))
         return Leaf(match.group(1), SIGNS.get(unit, unit))
     return Leaf(text)

@@ -8,6 +8,8 @@ last ("answer:", 10:30AM). Two answers with the same result are the same answer.
 import re
 import unicodedata
 
+from nsr_fast.reward.math.units import SYMBOLS
+
 _SIGNS = {"÷": "/", "∕": "/", "⁄": "/", "′": "'", "∣": "|", "‖": r"\|", "ℝ": r"\mathbb{R}"}
 _SIGNS |= dict.fromkeys("−–—‐", "-") | dict.fromkeys("⋅·∙", r"\cdot ")
 _SIGNS |= dict.fromkeys("≤⩽", r"\le ") | dict.fromkeys("≥⩾", r"\ge ") | {"°": r"^{\circ}"}
@@ -36,7 +38,7 @@ _NEWLINE = "\x01"  # stands for \\ while blanks and commands are cleaned
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|q?quad|hfill|hline|strut|big)(?![a-zA-Z])"
-    r"|\\[hv]?(?:space|phantom)\*?\{[^{}]*\}|\\[!;:>]|~|\\(?=\s|$)"
+    r"|\\[hv]?(?:space|phantom)\*?\{[^{}]*\}|\\[hv]?phantom\s*[^{\s]|\\[!;:>]|~|\\(?=\s|$)"
 )
 _WORD_FONT = re.compile(r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mbox|hbox)\b")
 _FONT = re.compile(
@@ -59,6 +61,11 @@ _SHORT_WORD_LIST = (
     "all non"
 )
 _SHORT_WORDS = frozenset(_SHORT_WORD_LIST.split())
+_WORDS_ONLY = _SHORT_WORDS - SYMBOLS
+_VOWELLESS = re.compile("[b-df-hj-np-tv-xz]{4}|[w-z]{4}")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+# Letters of other scripts are words even alone: Greek ones have become commands before.
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ -]+[^\W\d_]{2,})*|[^\W\d_\x00-\x7f]")
 
 _DECORATION = re.compile(
     r"\\(?:text)?color\s*(?:\[[^\[\]]*\])?\{[^{}]*\}"
@@ -66,6 +73,12 @@ _DECORATION = re.compile(
     r"|displaylimits|mathstrut|nobreak|allowbreak|protect|centering)(?![a-zA-Z])"
 )
 _CURRENCY = re.compile(r"[€£¥₹]|\\(?:euro|pounds|yen)(?![a-zA-Z])(?=\s*\d)")
+_AMOUNT = r"\s*(\d[\d.,{}!\\ ]*|\\[dt]?frac\s*(?:\d\d|\{\d+\}\s*\{\d+\}))\s*"
+_SIGN = r"(\\\$|[€£¥₹]|\\(?:euro|pounds|yen)(?![a-zA-Z]))"
+_MONEY = re.compile(rf"([-+−]?)\s*{_SIGN}{_AMOUNT}|([-+−]?){_AMOUNT}{_SIGN}")
+_MONEY_NAMES = {"\\$": "dollars", "€": "euros", "\\euro": "euros", "£": "pounds", "¥": "yen"}
+_MONEY_NAMES |= {"\\pounds": "pounds", "\\yen": "yen", "₹": "rupees"}
+_UNEQUAL = re.compile(r"(?<![\d)\]}])!=|(?<=\s)!=")  # behind a number it may be a factorial
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _BLACKBOARD = re.compile(r"\\mathbb\s*([A-Z])(?![a-zA-Z])")
 _PERIOD = re.compile(r"(?<=[.\d])\\(?:bar|dot|overbar)\s*(?:\{(\d+)\}|(\d))(?!\d)")
@@ -81,6 +94,10 @@ _LABEL = re.compile(
 _UNIT_FRACTION = re.compile(r"\\frac\{(\\text\{[^{}]*\})\}\{(\\text\{[^{}]*\}(?:\^\{\d\})?)\}")
 _TO = re.compile(r"(\d+)\\text\{to\}(\d+)")
 _HALF_DAY = re.compile(r"(\d:\d\d)(?:\\text\{)?([AaPp])\.?[Mm]\.?\}?")
+_UNIT_BEHIND = re.compile(
+    r"([+-]?(?:\d[\d.,/ ]*|\d*\s*\\frac\s*\{\d+\}\s*\{\d+\}))\s+"
+    r"([a-zA-Z]+)((?:\^\{?[23]\}?)?)(?:\s*/\s*([a-zA-Z]+)((?:\^\{?[23]\}?)?))?\.?"
+)
 _OPTION = re.compile(r"\(\\text\{([A-Za-z])\}\)")
 
 
@@ -96,6 +113,7 @@ def normalised(text: str) -> str:
     text = text.replace("\\$", "").replace("$", "").replace("\\%", "%").replace("**", "^")
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m.group()), text).replace("\\,", " ")
     text = _COMMAND.sub(_renamed, _DROPPED.sub(" ", text))
+    text = _lone_unit(text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = _FRACTION_THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
     text = _words_as_text(_without_fonts(text))
@@ -135,7 +153,8 @@ def _without_font(match: re.Match) -> str:
     if _LETTERS.fullmatch(inner):
         return re.sub(r"[, ]*(and|or) ", r"\\TEXT{\1}", inner)
     is_word_font = _WORD_FONT.match(match.group())
-    if inner in _FUNCTIONS and not (is_word_font and inner == "min"):
+    is_seconds = inner == "sec" and match.string[: match.start()].rstrip("\\, ")[-1:].isdigit()
+    if inner in _FUNCTIONS and not (is_word_font and (inner == "min" or is_seconds)):
         return f"\\{inner} "
     has_word = re.search("[a-zA-Z]" if is_word_font else "[a-zA-Z]{2,}", inner)
     is_number_or_formula = any(c.isdigit() or c in "\\=_<>+" for c in inner.partition("^")[0])
@@ -149,7 +168,7 @@ def _words_as_text(text: str) -> str:
     r"""Plain words outside commands become \text{...}; function names become commands."""
     pieces = re.split(r"(\\text\{[^{}]*\}|\\(?:begin|end)\{[^{}]*\}|\\[a-zA-Z]+)", text)
     for i in range(0, len(pieces), 2):
-        pieces[i] = re.sub(r"[a-zA-Z]{2,}(?:[ -]+[a-zA-Z]{2,})*", _word_as_text, pieces[i])
+        pieces[i] = _WORDS.sub(_word_as_text, pieces[i])
     return "".join(pieces)
 
 
@@ -157,9 +176,37 @@ def _word_as_text(match: re.Match) -> str:
     words = match.group()
     if words in _COMMAND_WORDS:
         return f"\\{words} "
-    # Two or three letters in a row are a product of variables (xy, abc, AB) unless they are a word.
-    is_product = len(words) <= 3 and (words.islower() or words.isupper())
-    return words if is_product and words not in _SHORT_WORDS else f"\\text{{{words}}}"
+    # A hyphen between products is a minus sign: ab-cd.
+    is_formula = all(_is_product(word.strip()) for word in words.split("-"))
+    is_unit = words in SYMBOLS and _has_unit_place(match)
+    if is_formula and not is_unit:
+        return words
+    return f"\\text{{{words}}}"
+
+
+def _is_product(word: str) -> bool:
+    """Two or three letters in a row are variables (xy, abc, AB) unless they are a word; so are a
+    run of the alphabet (abcd) and letters without a vowel (wxzy)."""
+    is_short = len(word) <= 3 and word.isascii() and (word.islower() or word.isupper())
+    is_long = len(word) > 3 and (word in _ALPHABET or _VOWELLESS.fullmatch(word))
+    return bool(is_long or (is_short and word not in _WORDS_ONLY))
+
+
+def _has_unit_place(match: re.Match) -> bool:
+    """A unit stands behind a value and, if it is short, a blank: 7km is a product, dm alone too."""
+    before = match.string[: match.start()]
+    is_glued = len(match.group()) == 2 and before[-1:].isdigit()
+    return not is_glued and before.rstrip()[-1:] not in ("", *"+-*/=(,^_")
+
+
+def _lone_unit(text: str) -> str:
+    r"""5 m/s -> 5\text{m}/\text{s}; what stands behind a lone number and a blank is its unit."""
+    match = _UNIT_BEHIND.fullmatch(text.strip())
+    number, *units = match.groups(default="") if match else ("", "")
+    if not match or not all(unit in SYMBOLS for unit in units[::2] if unit):
+        return text
+    over = f"/\\text{{{units[2]}}}{units[3]}" if units[2] else ""
+    return f"{number}\\text{{{units[0]}}}{units[1]}{over}"
 
 
 def _braced_scripts(text: str) -> str:
@@ -196,7 +243,12 @@ def _cleaned(text: str) -> str:
     text = "".join(c for c in text if unicodedata.category(c) != "Cf").strip()
     while len(text) > 2 and text[0] == text[-1] and text[0] in "`*":
         text = text[1:-1]
+    if money := _MONEY.fullmatch(text.rstrip(".")):
+        sign, name, amount, *behind = money.groups(default="")
+        sign, amount, name = sign + behind[0], amount + behind[1], name + behind[2]
+        text = f"{sign}{amount}\\text{{ {_MONEY_NAMES[name]}}}"
     text = _CURRENCY.sub("", text.replace("¢", r"\text{ cents}"))
+    text = _UNEQUAL.sub(r"\\ne ", text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace(r"\cr", r"\\")
     text = text.replace("∛", r"\sqrt[3] ").replace("∜", r"\sqrt[4] ")
     text = _ENVIRONMENT.sub("{pmatrix}", _DECORATION.sub(" ", text))

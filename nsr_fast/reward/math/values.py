@@ -1,7 +1,7 @@
 r"""What a piece of an answer is worth: the exact value of one number, the meaning of words.
 
 rational  12, -0.5, 1,000, \frac{3}{4}, 3\frac{1}{2} as a Fraction
-words     units, numbers, sets, options of a multiple choice; keys are words as shape.letters gives
+words     numbers, sets, options of a multiple choice; keys are words as shape.letters gives
           them: lower case, letters and digits only
 """
 
@@ -60,14 +60,6 @@ _FORMS = tuple(
 )
 
 
-_UNIT_NAMES = (
-    "m meter meters metre metres, cm centimeter centimeters, mm millimeter millimeters, "
-    "km kilometer kilometers, in inch inches, ft foot feet, mi mile miles, g gram grams, "
-    "kg kilogram kilograms, s sec second seconds, min minute minutes, h hr hour hours, day days, "
-    "dollar dollars, cent cents"
-)
-UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(",") for name in names.split()}
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 SIGNS = {"percent": "%", "pct": "%", "degree": "degree", "degrees": "degree"}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 BASES |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
@@ -87,7 +79,10 @@ _SAME = {
 }
 _MEANING = {name: key for key, names in _SAME.items() for name in names.split()}
 _ARTICLE = re.compile(r"\\text\{(?:an?|the|option|choice|answer) (?=[^{}])")
-_OPTION = re.compile(r"(?:\\text\{\(([a-h])\)|([A-H])\)(?=.))(.*)", re.DOTALL)
+_OPTION = re.compile(
+    r"(?:\\text\{\(([a-h])\)|([A-H])\)(?=.)|\(([A-H])\)(?=\d|\\(?:frac|sqrt|text)\b))(.*)",
+    re.DOTALL,
+)
 _MODULO = re.compile(
     r"(?:[a-z]\\equiv)?(.+?)(?:\(?\\(?:pmod|bmod|mod) ?(?:\{\d+\}|\d+)\)?|\(mod ?\d+\))"
 )
@@ -108,9 +103,9 @@ def option_and_rest(text: str) -> tuple[str, str] | None:
     match = _OPTION.fullmatch(text)
     if match is None:
         return None
-    rest = match.group(3).strip("}: ").removeprefix(".")
+    rest = match.group(4).strip("}: ").removeprefix(".")
     is_one = rest and not re.search(r"\([a-h]\)|\b(?:or|and)\b|^,", rest)
-    return ((match.group(1) or match.group(2)).lower(), rest) if is_one else None
+    return ("".join(filter(None, match.groups()[:3])).lower(), rest) if is_one else None
 
 
 def without_modulus(a: str, b: str) -> tuple[str, str]:

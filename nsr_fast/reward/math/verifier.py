@@ -1,14 +1,16 @@
 """Scores of responses: extraction, the fast path in this process, workers for the rest.
 
-Equal (gold, answer) pairs are judged once; what a worker judges overlaps whatever the caller does
-between begin and result.
+Equal (gold, answer) pairs are judged once, unless a worker could not decide. What a worker judges
+overlaps whatever the caller does between begin and result.
 """
 
+import atexit
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cache, partial
 
 from nsr_fast.data.boxed import Extraction, extract_boxed
 from nsr_fast.reward.math.answer import CACHE_SIZE, accepted_answers, canonical
@@ -47,7 +49,7 @@ class MathVerifier:
     ) -> None:
         self._pool = WorkerPool(num_workers, deadline_s=deadline_s, memory_mb=memory_mb)
         self._known: OrderedDict[tuple, Score | Future] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future that is done calls back at once
         self._counts: Counter[str] = Counter()
 
     def begin(
@@ -79,6 +81,13 @@ class MathVerifier:
         scores = [one.result() for one in pending]
         self.count(scores)
         return scores
+
+    def unreadable(self, golds: Sequence[str]) -> list[str]:
+        """Those of normalised golds with a formula that no worker can read."""
+        pending = [(gold, self._pool.submit((gold,), "")) for gold in golds]
+        return [
+            gold for gold, judged in pending if judged.result().reason in ("bad_gold", "deadline")
+        ]
 
     def count(self, scores: Sequence[Score]) -> None:
         """Adds scores to the statistics."""
@@ -121,10 +130,28 @@ class MathVerifier:
         with self._lock:
             if key not in self._known:
                 self._counts["in_worker"] += score is None
-                self._known[key] = score or self._pool.submit(golds, candidate)
+                known = self._known[key] = score or self._pool.submit(golds, candidate)
                 if len(self._known) > CACHE_SIZE:
                     self._known.popitem(last=False)
+                if isinstance(known, Future):
+                    known.add_done_callback(partial(self._forget_undecided, key))
+                return known
             return self._known[key]
+
+    def _forget_undecided(self, key: tuple, judged: Future) -> None:
+        """What a worker could not decide this time, late or out of memory, is asked again."""
+        score = judged.result()
+        if score.verdict is Verdict.UNSCORED and score.reason != "bad_gold":
+            with self._lock:
+                self._known.pop(key, None)
+
+
+@cache
+def shared_verifier() -> MathVerifier:
+    """The one verifier of this process, closed at its end."""
+    verifier = MathVerifier()
+    atexit.register(verifier.close)
+    return verifier
 
 
 def quantile(values: Sequence[float], share: float) -> float:

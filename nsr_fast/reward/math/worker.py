@@ -86,8 +86,31 @@ def _child(formulas_equal, deadline_s: float, memory_mb: int) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         request = json.loads(line)
         reply = _judged(request, formulas_equal)
-        _reply({**reply, "id": request["id"], "last": count == MAX_REQUESTS})
+        is_full = reply["verdict"] != "correct" and _peak_bytes() > memory - _reserve_bytes(memory)
+        if is_full:
+            reply = {"verdict": "unscored", "reason": "memory"}
+        is_last = is_full or count == MAX_REQUESTS
+        _reply({**reply, "id": request["id"], "last": is_last})
+        if is_last:
+            break
     return 1
+
+
+def _reserve_bytes(memory: int) -> int:
+    return min(memory // 8, 32 << 20)
+
+
+def _peak_bytes() -> int:
+    """The most address space that this process ever had; 0 where the system does not tell.
+
+    math-verify takes a MemoryError for a formula that cannot be read, so the limit must be seen
+    from outside: an answer that met it is unscored, not wrong.
+    """
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line[:7] == b"VmPeak:")
+    except (OSError, StopIteration, MemoryError):
+        return 0 if not sys.platform.startswith("linux") else sys.maxsize
 
 
 def _judged(request: dict, formulas_equal) -> dict[str, str]:

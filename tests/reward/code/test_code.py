@@ -6,8 +6,10 @@ import pytest
 from nsr_fast.errors import InputError
 from nsr_fast.reward import Reward, load_reward
 from nsr_fast.reward.code import CodeReward, sandbox, verify_code
+from nsr_fast.reward.code.blocks import program_of
+from nsr_fast.reward.code.outputs import outputs_match
 from nsr_fast.reward.code.sandbox import Limits, backend_problems
-from nsr_fast.reward.code.tests import outputs_match, program_of, read_tests, rows_with_tests
+from nsr_fast.reward.code.tests import Call, read_tests, rows_with_tests
 from nsr_fast.reward.verdict import Score, Verdict
 
 QUICK = Limits(time_limit_s=1.5)
@@ -142,9 +144,9 @@ def test_layouts_of_tests(tests, expected):
     assert (found.inputs, found.outputs, found.statements) == expected
 
 
-def test_calls_by_name_are_asserts_and_odd_names_refused():
+def test_calls_by_name_are_calls_and_odd_names_refused():
     found = read_tests({"inputs": [[1, 2]], "outputs": [[3]], "fn_name": "add"})
-    assert found.statements[1] == "assert _call(*[1, 2]) in (3, [3])"
+    assert found.calls == (Call((1, 2), {}, [3]),) and found.may_be_wrapped
     for tests in ({"inputs": [[1]], "outputs": [[3]], "fn_name": "os.system"}, [], {"a": 1}, "{}"):
         with pytest.raises(ValueError, match="tests:"):
             read_tests(tests)

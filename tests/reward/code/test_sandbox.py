@@ -17,7 +17,6 @@ from benchmarks.program_probes import programs_row
 from nsr_fast.reward import Verdict
 from nsr_fast.reward.code import sandbox, verify_code
 from nsr_fast.reward.code.sandbox import Limits, run_program
-from nsr_fast.reward.code.steps import steps_of
 from tests.reward.code.test_code import ADD, QUICK, SUM, fake_bwrap, fenced, isolated
 
 PREFIX = Path(sys.base_prefix).resolve()
@@ -164,20 +163,30 @@ def test_programs_of_the_benchmark_get_their_verdicts():
     assert row["result"].startswith("30/30 right, 3 hostile, 0 left running")
 
 
-def test_expected_values_stay_outside():
-    check = "def check(candidate):\n    assert candidate(2) == 4711\n"
-    tests = ["assert f(1) == 4712\nassert f(3) in (4713, [4714])", check, "check(f)", "x = 5"]
-    steps = [step for step in steps_of(tests) if "def check" not in step.text]
-    assert [(s.text, s.is_value) for s in steps] == [
-        ("f(1)", True),
-        ("f(3)", True),
-        ("f(2)", True),
-        ("x = 5", False),
-    ]
-    assert steps[0].passes(["i", "1268"]) and not steps[0].passes(["i", "1"])
-    for reply in ("done", None, ["i", "zz"], ["o", True], [], {"a": 1}, ["l", [["o", 1]]]):
-        assert not steps[0].passes(reply)
-    assert steps[3].passes("done") and not steps[3].passes(["i", "1"])
+def test_expected_values_stay_out_of_the_programs_process(backend):
+    """The program looks for them in its own objects, in /proc and through every descriptor."""
+    program = (
+        "import gc, os\n"
+        "def f(x):\n"
+        "    seen = [repr(o) for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]\n"
+        "    for pid in [p for p in os.listdir('/proc') if p.isdigit()]:\n"
+        "        for name in ('environ', 'cmdline', 'mem', 'fd/0', 'fd/3', 'fd/5'):\n"
+        "            try:\n"
+        "                seen.append(repr(open(f'/proc/{pid}/{name}', 'rb').read(1 << 20)))\n"
+        "            except (OSError, ValueError):\n"
+        "                pass\n"
+        "    for fd in range(64):\n"
+        "        try:\n"
+        "            seen.append(repr(os.pread(fd, 1 << 20, 0)))\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    marks = [str(4700 + n) for n in (11, 12, 13)]\n"
+        "    return [2, len(seen) > 3, [m for m in marks for text in seen if m in text]]\n"
+    )
+    check = "def check(candidate):\n    assert candidate(2) != 4711\n"
+    tests = [check, "check(f)", "assert f(1) != 4712", "assert f(3) == [2, True, []] != 4713"]
+    score = verify_code(fenced(program), tests, limits=QUICK, backend=backend)
+    assert score.reason == "equal"
 
 
 def test_a_sandbox_outside_the_system_path_is_found(monkeypatch, tmp_path):
@@ -202,7 +211,9 @@ def test_bubblewrap_is_asked_for_every_wall(monkeypatch, tmp_path, user):
     assert values("--cap-drop") == ["ALL"]
     to_change_user = [] if user else ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"]
     assert values("--cap-add") == to_change_user
-    assert set(values("--ro-bind")) <= {"/usr", "/bin", "/lib", "/lib64", str(PREFIX)}
+    packages = {folder for folder in values("--ro-bind") if Path(folder).name[:5] == "numpy"}
+    system = {"/usr", "/bin", "/lib", "/lib64", str(PREFIX)}
+    assert set(values("--ro-bind")) - packages <= system and len(packages) <= 2
     assert not {"--bind", "--dev-bind", "--bind-try"} & set(options)
 
 
@@ -240,7 +251,7 @@ def test_the_sandbox_shows_neither_files_nor_root_nor_network(backend, tmp_path,
         report = run_program(program, inputs=("",), backend=backend)
     (result,) = report["results"]
     found = json.loads(result["output"])
-    system = {"bin", "dev", "lib", "lib64", "proc", "tmp", "usr"}
+    system = {"bin", "dev", "lib", "lib64", "packages", "proc", "tmp", "usr"}
     assert set(found.pop("root")) <= system | {PREFIX.parts[1]}
     assert found.pop("processes") < 6
     assert found == {

@@ -79,7 +79,6 @@ EQUAL = [
     ("5", r"\text{Answer: } 5"),
     ("5", r"\text{five}"),
     (r"\frac{3}{4}", r"\frac34 \text{ or } 0.75"),
-    ("15", "m+n=15"),
     ("15", "|AB| = 15"),
     ("15", r"\lim_{x\to 0} f(x) = 15"),
     ("2x", r"\frac{dy}{dx}=2x"),
@@ -110,6 +109,9 @@ EQUAL = [
     (r"\sqrt[3]{-8}", "-2"),
     (r"2\operatorname{cis} 60^\circ", r"1+i\sqrt{3}"),
 ]
+
+# What answers a question for a number is no gold of that number: one way only.
+EQUAL_ONE_WAY = [("15", "m+n=15"), ("2509", "100m+n=2509"), ("25", "a^2+b^2=25")]
 
 DIFFERENT = [
     ("7", "-7"),

@@ -14,7 +14,7 @@ from nsr_fast.reward.math import MathVerifier, check_golds
 from nsr_fast.reward.math.answer import extract_lenient, extract_paper
 from nsr_fast.reward.math.limits import complexity
 from nsr_fast.reward.math.spelling import normalised
-from tests.reward.math.cases import DIFFERENT, EQUAL
+from tests.reward.math.cases import DIFFERENT, EQUAL, EQUAL_ONE_WAY
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def verifier():
 
 
 def test_equal_answers_are_correct_both_ways(verifier):
-    golds, answers = zip(*(EQUAL + [(b, a) for a, b in EQUAL]))
+    golds, answers = zip(*(EQUAL + EQUAL_ONE_WAY + [(b, a) for a, b in EQUAL]))
     scores = verifier.score([boxed(a) for a in answers], golds)
     wrong = [
         (gold, answer, score.reason)

@@ -115,6 +115,27 @@ def test_a_worker_has_no_memory_beyond_its_own_and_writes_no_file(pool):
     assert resource.prlimit(child, resource.RLIMIT_CORE) == (0, 0)
 
 
+def test_a_worker_without_memory_leaves_right_answers_unscored():
+    pool = WorkerPool(1, memory_mb=1)
+    pool.wait_ready()
+    scores = [pool.submit((r"\sqrt{8}",), r"2\sqrt{2}").result(60) for _ in range(2)]
+    pool.close()
+    assert [(s.verdict, s.reason) for s in scores] == [(Verdict.UNSCORED, "memory")] * 2
+
+
+def test_an_answer_that_was_late_is_asked_again():
+    verifier = MathVerifier(num_workers=1, deadline_s=0.3)
+    verifier.wait_ready()
+    late = verifier.score([boxed(SLOW)], ["5"])[0]
+    kills = verifier.statistics()["verify/kills"]
+    again = verifier.score([boxed(SLOW)], ["5"])[0]
+    assert late.reason == again.reason == "deadline"
+    assert verifier.statistics()["verify/kills"] == kills + 1
+    known = verifier.score([boxed(r"2\sqrt{2}")] * 2, [r"\sqrt{8}"] * 2)
+    assert [score.verdict for score in known] == [Verdict.CORRECT] * 2
+    verifier.close()
+
+
 def test_a_process_that_dies_is_started_again(pool):
     os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
     time.sleep(0.3)
