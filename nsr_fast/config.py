@@ -4,14 +4,17 @@ Names follow TRL where TRL has one. YAML and command line are flat: a key belong
 numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic.
 """
 
+import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from nsr_fast.config_rules import NEEDS
 from nsr_fast.errors import InputError
 from nsr_fast.types import Budget, Sampling
+
+_Path = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Group(BaseModel):
@@ -23,7 +26,7 @@ class Group(BaseModel):
 class ModelKeys(Group):
     """model/"""
 
-    model: str = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
+    model: _Path = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
     )
@@ -33,17 +36,28 @@ class ModelKeys(Group):
 class DataKeys(Group):
     """data/"""
 
-    data: str = Field(description="JSONL, JSONL.gz or parquet file, or a `datasets` name")
+    data: str = Field(description="JSONL, JSON, CSV or parquet file, or a `datasets` name")
+    prompt_column: str | None = Field(None, description="none: prompt, problem or question")
+    answer_column: str | None = Field(None, description="none: answer, ground truth or solution")
     template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
         "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
     )
-    max_prompt_length: int = Field(1024, ge=1, description="tokens; a longer prompt is an error")
+    system_prompt: str | None = Field(
+        None, min_length=1, description="system turn of the rows that have none of their own"
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description='what the chat template reads beside the turns: {"enable_thinking": ...}'
+    )
+    max_prompt_length: int = Field(1024, ge=1, description="tokens; see overlong_prompts")
+    overlong_prompts: Literal["error", "drop"] = Field(
+        "error", description="a prompt over max_prompt_length ends the run, or is left out"
+    )
 
 
 class RunKeys(Group):
     """run/ and train/loop.py"""
 
-    output_dir: str = Field(min_length=1, description="run directory; must not hold a run yet")
+    output_dir: _Path = Field(min_length=1, description="run directory; must not hold a run yet")
     overwrite: bool = Field(False, description="replace the run that output_dir holds")
     dry_run: bool = Field(False, description="check settings and data, print them, load no model")
     max_rounds: int = Field(100, ge=1, description="rounds (generate, then update) to run")

@@ -1,9 +1,10 @@
 """Settings from a YAML file and the command line; whatever is wrong is one InputError."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -63,14 +64,22 @@ def _is_boolean(key: str) -> bool:
     return key in FIELDS and FIELDS[key].annotation is bool
 
 
-def _from_text(key: str, text: str) -> str | None:
-    """none and null mean "not set" for the keys that may be unset; "none" is also a template."""
-    is_optional = key in FIELDS and type(None) in get_args(FIELDS[key].annotation)
-    return None if is_optional and text in ("none", "null") else text
+def _from_text(key: str, text: str) -> object:
+    """none and null mean "not set" for the keys that may be unset; "none" is also a template. A
+    mapping is written as JSON."""
+    kinds = get_args(FIELDS[key].annotation) if key in FIELDS else ()
+    if type(None) in kinds and text in ("none", "null"):
+        return None
+    if not any(get_origin(kind) is dict for kind in kinds):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise InputError(f"""{key}: expected JSON as '{{"name": true}}', got {text!r}""") from None
 
 
 def _read_yaml(file: str) -> dict:
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f"--config {file}: no such file")
     try:

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from nsr_fast.config import Config
 
 NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
+    "template: chat": (("chat_template_kwargs",), lambda c: c.data.template == "chat"),
+    "a template other than none": (("system_prompt",), lambda c: c.data.template != "none"),
     "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
     "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
     "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),

@@ -15,18 +15,19 @@ def load_prompts(
     """The prompts of the first `limit` rows, in their order.
 
     rows       as read_rows gives them
-    keys       template and max_prompt_length (tokens; a longer prompt is an error, never cut)
-    tokenizer  of transformers; called with add_special_tokens=False, because a template carries its
-               own (a second begin-of-text token would be one too many)
+    keys       template and its texts; max_prompt_length (tokens; never cut: a longer prompt is an
+               error, or left out by overlong_prompts: drop)
+    tokenizer  of transformers; what it puts before a text (begin-of-text) stands there once,
+               whether the template writes it or not; it puts nothing behind
     Raises     InputError naming the row, its length, the limit and the cure
     """
     rows = list(rows)[:limit]
-    texts = [templated_text(keys.template, row["prompt"], tokenizer) for row in rows]
-    token_ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    _check_lengths(rows, token_ids, keys.max_prompt_length)
+    texts = [_text(row, keys, tokenizer) for row in rows]
+    token_ids = _token_ids(texts, tokenizer)
+    kept = _fitting(rows, token_ids, keys)
     return [
-        Prompt(row["id"], text, tuple(ids), row.get("answer"), row)
-        for row, text, ids in zip(rows, texts, token_ids, strict=True)
+        Prompt(rows[i]["id"], texts[i], tuple(token_ids[i]), rows[i].get("answer"), rows[i])
+        for i in kept
     ]
 
 
@@ -49,17 +50,44 @@ def _epoch(prompts: Sequence[Prompt], seed: int, epoch: int) -> list[Prompt]:
     return order
 
 
-def _check_lengths(rows: list[dict], token_ids: list[list[int]], max_prompt_length: int) -> None:
-    lengths = [len(ids) for ids in token_ids]
+def _text(row: dict, keys: DataKeys, tokenizer) -> str:
+    try:
+        return templated_text(keys, row["prompt"], tokenizer)
+    except InputError as error:
+        raise InputError(f"data: row {row['id']!r}: {error}") from None
+
+
+def _token_ids(texts: list[str], tokenizer) -> list[list[int]]:
+    if not texts:
+        return []
+    start = _start_ids(tokenizer)
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [x if x[: len(start)] == start else [*start, *x] for x in ids]
+
+
+def _start_ids(tokenizer) -> list[int]:
+    """What the tokenizer's own call puts before a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    own = tokenizer("a")["input_ids"]
+    places = range(len(own) - len(plain) + 1)
+    return own[: next((i for i in places if own[i : i + len(plain)] == plain), 0)]
+
+
+def _fitting(rows: list[dict], token_ids: list[list[int]], keys: DataKeys) -> list[int]:
+    """Indices of the prompts within max_prompt_length."""
+    limit, lengths = keys.max_prompt_length, [len(ids) for ids in token_ids]
     if 0 in lengths:
         row = rows[lengths.index(0)]
         raise InputError(f"data: row {row['id']!r}: prompt has no tokens after the template")
-    too_long = [index for index, length in enumerate(lengths) if length > max_prompt_length]
-    if too_long:
-        first = too_long[0]
-        others = f" ({len(too_long) - 1} more rows are too long)" if len(too_long) > 1 else ""
+    kept = [index for index, length in enumerate(lengths) if length <= limit]
+    if len(kept) < len(rows) and (keys.overlong_prompts == "error" or not kept):
+        index = next(index for index, length in enumerate(lengths) if length > limit)
+        more = len(rows) - len(kept) - 1
+        others = f" ({more} more rows are too long)" if more else ""
+        drop = ", remove the row or set overlong_prompts: drop" if kept else ""
         raise InputError(
-            f"data: row {rows[first]['id']!r}: prompt has {lengths[first]} tokens, "
-            f"max_prompt_length is {max_prompt_length}{others}; "
-            f"raise max_prompt_length to {max(lengths)} or remove the row"
+            f"data: row {rows[index]['id']!r}: prompt has {lengths[index]} tokens, "
+            f"max_prompt_length is {limit}{others}; "
+            f"raise max_prompt_length to {max(lengths)}{drop}"
         )
+    return kept

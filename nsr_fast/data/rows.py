@@ -1,42 +1,50 @@
-"""Rows of a data set: JSONL, JSONL.gz, parquet (plain or verl's layout) or a `datasets` name.
+"""Rows of a data set in one layout.
 
 Every row leaves here with a unique `id`, a `prompt` (text, or a list of chat messages) and, when it
 has one, an `answer`. Whatever is wrong ends in one InputError naming the file and the row; no
 tokenizer and no model is needed to find it.
 """
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 
 from nsr_fast.data.boxed import extract_boxed
+from nsr_fast.data.files import raw_rows
 from nsr_fast.errors import InputError
 from nsr_fast.types import CHAT
 
-FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_PROMPTS = ("prompt", "problem", "question")
+_TESTS = ("tests", "input_output", "test_list")  # the last two as in APPS, TACO and MBPP
 
 
 def read_rows(
-    data: str | Path, *, limit: int | None = None, key: str = "data", needs_answer: bool = True
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    key: str = "data",
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    needs_answer: bool = True,
 ) -> list[dict]:
     """All rows of `data` (the first `limit`), checked and in one layout.
 
-    data     FILE.jsonl | FILE.jsonl.gz | FILE.parquet | folder or hub name for `datasets`; a hub
-             name is name, name:split or name:config:split (split train when absent)
-    row      {"prompt" or "problem": text or messages, "answer": text, number, list, mapping};
-             "tests" may stand in for "answer"; verl's {"prompt": messages, "reward_model":
-             {"ground_truth": ...}} is read as the same. Other columns pass through.
+    data     FILE.jsonl | .json (also an array) | .csv | .tsv, each also .gz | FILE.parquet | folder
+             or hub name for `datasets`; a hub name is name, name:split or name:config:split (split
+             train when absent)
+    row      {"prompt", "problem" or "question": text or messages, "answer": text, number, list,
+             mapping}; "tests" may stand in for "answer", so may "solution" (its box, if it has one)
+             and verl's {"reward_model": {"ground_truth": ...}}. Other columns pass through.
     key      the setting that names `data`, for messages
-    needs_answer  false: a row may come without (the reward is the user's own)
+    prompt_column, answer_column   where they are instead; a.b is column b inside a
+    needs_answer   False: a row may have neither answer nor tests
     Raises   InputError: no file, no rows, broken JSON, no prompt, no answer, wrong type
     """
     rows = []
     try:
-        for where, raw in _raw_rows(str(data)):
-            rows.append(_canonical(raw, where, index=len(rows), needs_answer=needs_answer))
+        for where, raw in raw_rows(str(data)):
+            row = _mapped(raw, where, {"prompt": prompt_column, "answer": answer_column})
+            rows.append(_canonical(row, where, index=len(rows), needs_answer=needs_answer))
             if limit is not None and len(rows) == limit:
                 break
         if not rows:
@@ -47,101 +55,67 @@ def read_rows(
     return rows
 
 
-def _raw_rows(data: str) -> Iterator[tuple[str, object]]:
-    """(where, row) for every row, `where` naming file and row for messages."""
-    path = Path(data).expanduser()
-    if path.is_file() or data.endswith(FILE_SUFFIXES):
-        yield from _parquet_rows(path) if data.endswith(".parquet") else _jsonl_rows(path)
-    elif path.is_dir() or not data.startswith(("/", ".", "~")):
-        yield from _dataset_rows(data, path)
-    else:
-        raise InputError(f"{data}: no such file or folder")
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, object]]:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (looked in {Path.cwd()})") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: not a complete gzip file: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _parsed(line: bytes, where: str) -> object:
-    try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text: {error.reason}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
-        column = getattr(error, "colno", 1)
-        message = f"{where}: broken JSON at column {column}: {reason}"
-        raise InputError(f"{message}; expected one JSON object a line") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    if not path.exists():
-        raise InputError(f"{path}: no such file (looked in {Path.cwd()})")
-    number = 0
-    try:
-        with ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", row
-    except (ArrowException, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable parquet file: {first_line}") from None
-
-
-def _dataset_rows(data: str, path: Path) -> Iterator[tuple[str, object]]:
-    from datasets import DownloadMode, load_dataset
-
-    name, config, split = str(path) if path.is_dir() else data, None, "train"
-    if not path.is_dir() and data.count(":") in (1, 2):
-        name, *rest = data.split(":")
-        split, config = rest[-1], rest[0] if len(rest) == 2 else None
-    try:
-        mode = DownloadMode.REUSE_DATASET_IF_EXISTS
-        dataset = load_dataset(name, config, split=split, download_mode=mode)
-    except Exception as error:  # builders and hub clients raise types of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{data}: no such file, and `datasets` cannot load it: {reason}") from None
-    for number, row in enumerate(dataset, 1):
-        yield f"{data}: row {number}", row
-
-
-def _canonical(raw: object, where: str, *, index: int, needs_answer: bool) -> dict:
-    """One checked row with `id`, `prompt` and `answer`."""
-    if not isinstance(raw, dict):
+def _mapped(raw: object, where: str, columns: Mapping[str, str | None]) -> dict:
+    """A copy of the row with the columns that the settings name in their places."""
+    if not isinstance(raw, Mapping):
         raise InputError(f"{where}: expected a JSON object, got {type(raw).__name__}")
     row = dict(raw)
-    prompt = _first_present(row, ("prompt", "problem"))
+    for name, column in columns.items():
+        if column is None:
+            continue
+        value, path = (raw[column], []) if column in raw else (raw, column.split("."))
+        for part in path:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is None:
+            raise InputError(f"{where}: {name}_column: no column {column!r}, got {sorted(raw)}")
+        row[name] = value
+    return row
+
+
+def _canonical(row: dict, where: str, *, index: int, needs_answer: bool) -> dict:
+    """One checked row with `id`, `prompt` and, where it has one, `answer`."""
+    prompt = _first_present(row, _PROMPTS)
     if prompt is None:
         raise InputError(
-            f"{where}: no prompt; expected a column prompt or problem, got {sorted(row)}"
+            f"{where}: no prompt; expected a column {', '.join(_PROMPTS[:-1])} or {_PROMPTS[-1]}, "
+            f"got {sorted(row)}; name yours with prompt_column"
         )
     row["prompt"] = _checked_prompt(prompt, where)
     if isinstance(prompt, list):
         row[CHAT] = True
-    answer = row.get("answer")
-    if answer is None and isinstance(row.get("reward_model"), Mapping):
-        answer = _verl_answer(row["reward_model"].get("ground_truth"))
-    if needs_answer and answer is None and row.get("tests") is None:
-        message = f"{where}: no answer; expected a column answer (or tests)"
-        raise InputError(f"{message}, got {sorted(row)}")
+    if (tests := _tests(row)) is not None:
+        row["tests"] = tests
+    answer = _answer(row)
+    if answer is None and tests is None and needs_answer:
+        raise InputError(
+            f"{where}: no answer; expected a column answer, solution or tests, got {sorted(row)}; "
+            "name yours with answer_column"
+        )
     if answer is not None:
         row["answer"] = _checked_answer(answer, where)
     row["id"] = _row_id(row, where, index)
     return row
+
+
+def _tests(row: Mapping) -> object:
+    """The hidden tests of a programming problem, from the columns of known data sets."""
+    if isinstance(row.get("test"), str) and isinstance(row.get("entry_point"), str):  # HumanEval
+        return row.get("tests") or {"test": row["test"], "entry_point": row["entry_point"]}
+    return _first_present(row, _TESTS)
+
+
+def _answer(row: Mapping) -> object:
+    """answer, else verl's ground truth, else the solution where no tests stand in."""
+    if row.get("answer") is not None:
+        return row["answer"]
+    if isinstance(row.get("reward_model"), Mapping):
+        return _verl_answer(row["reward_model"].get("ground_truth"))
+    return None if row.get("tests") is not None else _boxed_or_whole(row.get("solution"))
+
+
+def _boxed_or_whole(solution: object) -> object:
+    boxed = extract_boxed(solution).text if isinstance(solution, str) else None
+    return solution if boxed is None else boxed
 
 
 def _first_present(row: Mapping, names: tuple[str, ...]) -> object:
@@ -149,25 +123,38 @@ def _first_present(row: Mapping, names: tuple[str, ...]) -> object:
 
 
 def _checked_prompt(prompt: object, where: str) -> str | list[dict]:
-    """Text, or chat messages; one user message alone is its text."""
+    """Text, or chat messages with text as content; one user message alone is its text."""
     if isinstance(prompt, str):
         if not prompt.strip():
             raise InputError(f"{where}: prompt is empty")
         return prompt
-    is_chat = isinstance(prompt, list) and all(
-        isinstance(m, Mapping)
-        and isinstance(m.get("role"), str)
-        and isinstance(m.get("content"), str)
-        for m in prompt
-    )
-    if not is_chat or not prompt:
+    messages = prompt if isinstance(prompt, list) else []
+    texts = [_content_text(m) for m in messages]
+    if not texts or None in texts:
         raise InputError(
             f"{where}: prompt: expected text or a list of "
             f'{{"role": text, "content": text}}, got {_shown(prompt)}'
         )
-    if len(prompt) == 1 and prompt[0]["role"] == "user":
-        return _checked_prompt(prompt[0]["content"], where)
-    return [dict(message) for message in prompt]
+    turns = [{**message, "content": text} for message, text in zip(messages, texts)]
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return _checked_prompt(turns[0]["content"], where)
+    if not any(turn["content"].strip() for turn in turns):
+        raise InputError(f"{where}: prompt is empty")
+    return turns
+
+
+def _content_text(message: object) -> str | None:
+    """The text of a message, also of a content in parts of type text; None if it is no text."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return None
+    content = message.get("content")
+    if not isinstance(content, list) or not content:
+        return content if isinstance(content, str) else None
+    parts = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        for part in content
+    ]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
 def _checked_answer(answer: object, where: str) -> object:

@@ -1,5 +1,6 @@
 """The policy: a transformers causal language model that runs on packed sequences."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -58,18 +60,33 @@ def load_policy(keys: ModelKeys) -> Policy:
     return policy.to("cuda" if torch.cuda.is_available() else "cpu").train()
 
 
-def stop_token_ids(policy: Policy, tokenizer: Tokenizer) -> list[int]:
-    """Every id that ends a completion: of the generation config, the config and the tokenizer."""
-    found: set[int] = set()
-    for value in (
-        policy.generation_config.eos_token_id,
-        policy.config.eos_token_id,
-        tokenizer.eos_token_id,
-    ):
+def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:
+    """Every id that ends a completion: of generation config, config, tokenizer and template.
+
+    turn_end_ids   with which the template ends a turn of the assistant
+    """
+    config = AutoConfig.from_pretrained(model)
+    try:
+        generation = GenerationConfig.from_pretrained(model)
+    except OSError:  # most base models have none
+        generation = GenerationConfig()
+    found = set(turn_end_ids)
+    for value in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
         found.update(value if isinstance(value, list) else [] if value is None else [value])
     if not found:
         raise InputError("model: no end-of-sequence token; set eos_token_id in config.json")
     return sorted(found)
+
+
+def vocabulary(model: str, tokenizer: Tokenizer, stop_token_ids: Sequence[int]) -> tuple[int, int]:
+    """(v, V): the head has V rows, those from v on belong to no token and are left out.
+
+    v is 1 + the largest id that the tokenizer knows or that ends a completion; ids without a token
+    below it are kept. At most V.
+    """
+    rows = AutoConfig.from_pretrained(model).vocab_size
+    largest = max(*tokenizer.get_vocab().values(), *stop_token_ids)
+    return min(largest + 1, rows), rows
 
 
 def check_context(policy: Policy, max_model_len: int) -> None:

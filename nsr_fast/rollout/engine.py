@@ -72,6 +72,7 @@ def build_engine(
     *,
     stop_token_ids: Sequence[int],
     max_model_len: int,
+    vocab: int | None = None,
     seed: int = 0,
 ) -> Engine:
     """The engine that `keys` names, on the policy's weights.
@@ -79,11 +80,13 @@ def build_engine(
     model_dir       local checkpoint directory or hub name
     stop_token_ids  every id that ends a completion
     max_model_len   tokens of prompt and completion together
+    vocab           ids from here on belong to no token and are never sampled; None: all may be
     """
     sizes = {
         "stop_token_ids": stop_token_ids,
         "max_model_len": max_model_len,
         "max_num_seqs": keys.max_num_seqs,
+        "vocab": vocab,
     }
     if resolve_engine(keys.engine) == "transformers":
         from nsr_fast.rollout.transformers_engine import TransformersEngine

@@ -28,7 +28,8 @@ _WAIT_FOR_ALL = Budget()
 
 
 class TransformersEngine:
-    """See Engine for the methods. max_num_seqs completions are generated at once."""
+    """See Engine for the methods. max_num_seqs completions are generated at once; `vocab` as in
+    build_engine."""
 
     def __init__(
         self,
@@ -38,10 +39,12 @@ class TransformersEngine:
         stop_token_ids: Sequence[int],
         max_model_len: int,
         max_num_seqs: int,
+        vocab: int | None = None,
     ):
         self._policy, self._tokenizer = policy, tokenizer
         self._stop_token_ids = sorted(set(stop_token_ids))
         self._max_model_len, self._max_num_seqs = max_model_len, max_num_seqs
+        self._vocab = vocab
         self.notes = ["engine: transformers generates with the policy's module; vLLM is faster"]
 
     def generate(
@@ -96,7 +99,7 @@ class TransformersEngine:
         mask = torch.tensor(
             [[0] * (longest - len(p)) + [1] * len(p) for p in token_ids], device=device
         )
-        sampler = _Sampler(sampling, seeds, length, device)
+        sampler = _Sampler(sampling, seeds, length, device, self._vocab)
         watch = _BudgetWatch(meter, self._stop_token_ids, longest)
         with _generating(self._policy) as model:
             out = model.generate(
@@ -129,11 +132,18 @@ class _Sampler(LogitsProcessor):
     """Draws each row's token by inversion of its own uniform numbers, and leaves only that one.
 
         token = first v with cdf_v > u_t,  cdf of softmax(truncate(logits / temperature))
-    Temperature 0 takes the largest logit.
+    Temperature 0 takes the largest logit. Ids from `vocab` on do not exist.
     """
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], length: int, device: torch.device):
-        self._temperature = sampling.temperature
+    def __init__(
+        self,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        length: int,
+        device: torch.device,
+        vocab: int | None = None,
+    ):
+        self._temperature, self._vocab = sampling.temperature, vocab
         self._truncate = LogitsProcessorList()
         if sampling.top_k > 0:
             self._truncate.append(TopKLogitsWarper(sampling.top_k))
@@ -144,7 +154,8 @@ class _Sampler(LogitsProcessor):
         self._chosen: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = scores.float()
+        only_chosen = torch.full_like(scores, float("-inf"))
+        scores = scores[:, : self._vocab].float()
         if self._temperature > 0:
             scores = self._truncate(input_ids, scores / self._temperature)
         logprob = scores.log_softmax(dim=-1)
@@ -155,7 +166,7 @@ class _Sampler(LogitsProcessor):
         else:
             token = scores.argmax(dim=-1, keepdim=True)
         self._chosen.append(logprob.gather(1, token))
-        return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
+        return only_chosen.scatter_(1, token, 0.0)
 
     def logprobs(self) -> Tensor:
         """[rows, steps] of the tokens drawn."""

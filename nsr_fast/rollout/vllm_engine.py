@@ -8,6 +8,7 @@ only in this folder's vllm_*.py.
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -15,7 +16,7 @@ from nsr_fast.errors import EngineFailure, GuardStop
 from nsr_fast.model.load import Policy, Tokenizer
 from nsr_fast.rollout.budget import BudgetMeter
 from nsr_fast.rollout.vllm_memory import KvCacheTurns
-from nsr_fast.rollout.vllm_start import start_vllm
+from nsr_fast.rollout.vllm_start import mask_logits, start_vllm
 from nsr_fast.rollout.weights import EngineWeights
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
@@ -29,6 +30,7 @@ class VllmEngine:
     policy     the transformers model to train; its parameters become views into the engine
     share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
+    vocab      as in build_engine
     """
 
     _is_alive = False  # vLLM's process-wide groups serve one engine at a time
@@ -42,6 +44,7 @@ class VllmEngine:
         stop_token_ids: Sequence[int],
         max_model_len: int,
         max_num_seqs: int,
+        vocab: int | None = None,
         share: bool = True,
         seed: int = 0,
         gpu_memory_utilization: float = 0.3,
@@ -65,6 +68,8 @@ class VllmEngine:
         VllmEngine._is_alive = True
         self._weights = self._turns = None
         try:
+            if vocab is not None:
+                self._llm.apply_model(partial(mask_logits, vocab=vocab))
             self._weights = EngineWeights(self._llm, policy, share=share)
             if torch.cuda.is_available():
                 self._turns = KvCacheTurns(self._llm)

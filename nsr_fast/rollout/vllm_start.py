@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 from nsr_fast.model.layout import head_dim
 from nsr_fast.model.load import Policy
@@ -60,6 +61,17 @@ def start_vllm(
             seed=seed,
             **options,
         )
+
+
+def mask_logits(model: nn.Module, *, vocab: int) -> None:
+    """Give ids from `vocab` on no probability, whatever the request: one fill a step, behind the
+    model's own logits, so that sampling and logprobs see the masked distribution."""
+
+    def mask(module: nn.Module, inputs: tuple, logits: Tensor | None) -> None:
+        if logits is not None:
+            logits[..., vocab:] = float("-inf")
+
+    model.logits_processor.register_forward_hook(mask)
 
 
 def cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:

@@ -1,7 +1,7 @@
 """The parts of a run from its settings.
 
 Everything that can be wrong with the input is found before a weight is loaded: output directory,
-data, reward function, architecture, prompt lengths, in this order.
+data, reward function, architecture, prompts and their tokens, in this order.
 """
 
 import re
@@ -14,6 +14,7 @@ import torch
 from nsr_fast.config import Config
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
+from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
 from nsr_fast.model.load import (
     Policy,
@@ -22,12 +23,14 @@ from nsr_fast.model.load import (
     load_policy,
     load_tokenizer,
     stop_token_ids,
+    vocabulary,
 )
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
+from nsr_fast.run.opening import dropped_line, opening_lines
 from nsr_fast.types import Prompt
 
 
@@ -40,6 +43,9 @@ class Inputs:
     warnings: list[str]
     reward: Reward
     tokenizer: Tokenizer
+    stop_token_ids: list[int]
+    vocab: int  # ids from here on belong to no token
+    opening: list[str]  # lines that show what the run is about to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +59,41 @@ class Actor:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config.run)
-    needs_answer = bool(config.reward.built_in)
-    rows = read_rows(config.data.data, needs_answer=needs_answer)
-    eval_rows = []
-    if config.eval.eval_data:
-        eval_rows = read_rows(config.eval.eval_data, key="eval_data", needs_answer=needs_answer)
-    reward = load_reward(
-        config.reward.reward,
-        weights=config.reward.reward_weights,
-        correct_by=config.reward.correct_by,
-        timeout_s=config.reward.reward_timeout_s,
-        extract=config.reward.extract,
-        unsafe=config.reward.unsafe,
-        mask_truncated=config.reward.mask_truncated_completions,
-    )
+    keys, model = config.data, config.model.model
+    rows = _rows(config, keys.data, "data")
+    eval_data = config.eval.eval_data
+    eval_rows = _rows(config, eval_data, "eval_data") if eval_data else []
+    reward = _reward(config)
     drop = config.reward.drop_bad_golds
     rows = reward.check_rows(rows, drop_bad_golds=drop)
     with _named("eval_data"):
         eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
     notes = trial_calls([p for p, _ in reward.parts], rows, config.sampling.num_generations)
     resolve_engine(config.engine.engine)
-    tokenizer = load_tokenizer(config.model.model)
-    prompts = load_prompts(rows, config.data, tokenizer)
-    limit = config.eval.eval_num_prompts
+    tokenizer = load_tokenizer(model)
+    prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
-        eval_prompts = load_prompts(eval_rows, config.data, tokenizer, limit=limit)
-    warnings = [*data_warnings(rows, eval_rows), *notes]
-    return Inputs(prompts, eval_prompts, warnings, reward, tokenizer)
+        eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
+    stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
+    vocab, num_rows = vocabulary(model, tokenizer, stops)
+    _check_token_ids([*prompts, *eval_prompts], num_rows)
+    limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
+    return Inputs(
+        prompts=prompts,
+        eval_prompts=eval_prompts,
+        warnings=[
+            *data_warnings(rows, eval_rows),
+            *template_warnings(keys, tokenizer),
+            *dropped_line("data", len(rows), len(prompts), limit),
+            *dropped_line("eval_data", num_eval, len(eval_prompts), limit),
+            *notes,
+        ],
+        reward=reward,
+        tokenizer=tokenizer,
+        stop_token_ids=stops,
+        vocab=vocab,
+        opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
+    )
 
 
 @contextmanager
@@ -91,7 +105,41 @@ def _named(key: str) -> Iterator[None]:
         raise InputError(re.sub(r"^data: ", f"{key}: ", str(error))) from error.__cause__
 
 
-def build_actor(config: Config, tokenizer: Tokenizer) -> Actor:
+def _reward(config: Config) -> Reward:
+    keys = config.reward
+    return load_reward(
+        keys.reward,
+        weights=keys.reward_weights,
+        correct_by=keys.correct_by,
+        timeout_s=keys.reward_timeout_s,
+        extract=keys.extract,
+        unsafe=keys.unsafe,
+        mask_truncated=keys.mask_truncated_completions,
+    )
+
+
+def _rows(config: Config, data: str, key: str) -> list[dict]:
+    """The rows of `data`; those for functions of the user's own need no answer."""
+    return read_rows(
+        data,
+        key=key,
+        prompt_column=config.data.prompt_column,
+        answer_column=config.data.answer_column,
+        needs_answer=bool(config.reward.built_in),
+    )
+
+
+def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
+    for prompt in prompts:
+        if max(prompt.token_ids) >= num_rows:
+            raise InputError(
+                f"model: its tokenizer gives token {max(prompt.token_ids)} in row {prompt.id!r}, "
+                f"expected ids below vocab_size {num_rows}; tokenizer and weights do not belong "
+                "together, or tokens were added without rows"
+            )
+
+
+def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
@@ -102,9 +150,10 @@ def build_actor(config: Config, tokenizer: Tokenizer) -> Actor:
         config.engine,
         config.model.model,
         policy,
-        tokenizer,
-        stop_token_ids=stop_token_ids(policy, tokenizer),
+        inputs.tokenizer,
+        stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
+        vocab=inputs.vocab,
         seed=config.run.seed,
     )
     return Actor(policy, engine)

@@ -33,8 +33,8 @@ def train(config: Config) -> Path:
         _print_dry_run(config, inputs)
         return folder
     with Progress(config.run.max_rounds) as progress:
-        for warning in inputs.warnings:
-            progress.say(warning)
+        for line in (*inputs.warnings, *inputs.opening):
+            progress.say(line)
         engine = resolve_engine(config.engine.engine)
         progress.say(f"model {config.model.model}: loading, starting {engine} ...")
         learner = build_learner(config, inputs)
@@ -53,7 +53,9 @@ def train(config: Config) -> Path:
 
 def build_learner(config: Config, inputs: Inputs) -> Learner:
     """The policy and its engine, with the optimizer of its parameters."""
-    actor = build_actor(config, inputs.tokenizer)
+    actor = build_actor(config, inputs)
+    head = actor.policy.lm_head.weight
+    names = [name for name, p in actor.policy.named_parameters() if p is head]
     return Learner(
         config=config,
         policy=actor.policy,
@@ -61,8 +63,12 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         reward=inputs.reward,
         objective=objective_of(config.objective),
         optimizer=PolicyOptimizer(
-            actor.policy.named_parameters(), config.optimizer, seed=config.run.seed
+            actor.policy.named_parameters(),
+            config.optimizer,
+            num_rows=dict.fromkeys(names, inputs.vocab),
+            seed=config.run.seed,
         ),
+        vocab=inputs.vocab,
     )
 
 
@@ -170,8 +176,8 @@ def nothing_trained(metrics: Mapping) -> str:
 
 
 def _print_dry_run(config: Config, inputs: Inputs) -> None:
-    for warning in inputs.warnings:
-        print(warning)
+    for line in (*inputs.warnings, *inputs.opening):
+        print(line)
     lengths = sorted(len(prompt.token_ids) for prompt in inputs.prompts)
     print(json.dumps(config.flat(), indent=1))
     print(

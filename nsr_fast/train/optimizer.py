@@ -9,7 +9,7 @@ Parameters of float32 are stepped as they are. The step itself is kernels/adamw.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ class ParameterState:
     master: Tensor | None
     seed: int | None  # of the stochastic rounding
     is_hosted: bool  # stepped on the CPU, from a copy of the gradient
+    rows: slice  # that are stepped
     num_steps: int = 0
 
 
@@ -37,6 +38,7 @@ class PolicyOptimizer:
 
     named_parameters  (name, parameter): float32 or bfloat16, contiguous (also views); gradients of
                       either dtype. Frozen ones are left out
+    num_rows          of a parameter: its leading rows that are stepped, the others keep their bits
     seed              of the stochastic rounding; a step's bits depend on it, the parameter's place
                       in the list and its step count alone
     Raises            ValueError for a parameter of another dtype or layout
@@ -47,11 +49,14 @@ class PolicyOptimizer:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         keys: OptimizerKeys,
         *,
+        num_rows: Mapping[str, int] | None = None,
         seed: int = 0,
     ):
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
         self._states = {
-            name: _initial_state(name, p, keys.master_weights, seed + (index << 32))
+            name: _initial_state(
+                name, p, keys.master_weights, seed + (index << 32), (num_rows or {}).get(name)
+            )
             for index, (name, p) in enumerate(trained)
         }
         self._staging = Staging()
@@ -154,12 +159,13 @@ class Staging:
 
 def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
     """One step where the parameter is; its master (if any) and moments lie there too."""
+    rows = state.rows
     adamw_step_(
-        state.parameter,
-        grad,
-        state.exp_avg,
-        state.exp_avg_sq,
-        master=state.master,
+        state.parameter.detach()[rows],
+        grad[rows],
+        state.exp_avg[rows],
+        state.exp_avg_sq[rows],
+        master=None if state.master is None else state.master[rows],
         seed=state.seed,
         step=state.num_steps + 1,
         **numbers,
@@ -168,23 +174,26 @@ def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
 
 def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbers) -> None:
     """One step on the CPU: the gradient is copied there, the result to the parameter."""
-    host_grad = staging.like("grad", grad).copy_(grad)
-    is_half = state.parameter.dtype != torch.float32
-    weight = staging.like("weight", state.parameter) if is_half else state.master
+    rows = state.rows
+    parameter, master = state.parameter.detach()[rows], state.master[rows]
+    host_grad = staging.like("grad", grad[rows]).copy_(grad[rows])
+    is_half = parameter.dtype != torch.float32
+    weight = staging.like("weight", parameter) if is_half else master
     adamw_step_(
         weight,
         host_grad,
-        state.exp_avg,
-        state.exp_avg_sq,
-        master=state.master if is_half else None,
+        state.exp_avg[rows],
+        state.exp_avg_sq[rows],
+        master=master if is_half else None,
         step=state.num_steps + 1,
         **numbers,
     )
-    with torch.no_grad():
-        state.parameter.copy_(weight)
+    parameter.copy_(weight)
 
 
-def _initial_state(name: str, p: nn.Parameter, master_weights: str, seed: int) -> ParameterState:
+def _initial_state(
+    name: str, p: nn.Parameter, master_weights: str, seed: int, num_rows: int | None
+) -> ParameterState:
     if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
         got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
         raise ValueError(f"{name}: expected contiguous float32 or bfloat16, got {got}")
@@ -195,7 +204,9 @@ def _initial_state(name: str, p: nn.Parameter, master_weights: str, seed: int) -
     if is_hosted or (p.dtype == torch.bfloat16 and not is_stochastic):
         master = p.detach().to(device).to(torch.float32, copy=True)
     moments = (torch.zeros(p.shape, device=device) for _ in range(2))
-    return ParameterState(p, *moments, master, seed if is_stochastic else None, is_hosted)
+    stochastic_seed = seed if is_stochastic else None
+    rows = slice(num_rows)
+    return ParameterState(p, *moments, master, stochastic_seed, is_hosted, rows)
 
 
 def _check_saved(name: str, state: ParameterState, other: dict) -> None:

@@ -39,6 +39,7 @@ class Learner:
     optimizer: PolicyOptimizer
     judged: Judged = field(default_factory=Judged)
     suspects: Suspects = field(default_factory=Suspects)
+    vocab: int | None = None  # valid rows of the head; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         rollouts, objective.minibatches, config.round.micro_batch_tokens, policy.device
     )
     temperature = config.sampling.temperature
-    return update_policy(policy, learner.optimizer, minibatches, objective, temperature)
+    return update_policy(
+        policy, learner.optimizer, minibatches, objective, temperature, learner.vocab
+    )
 
 
 class _PhaseClock:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nsr_fast.kernels.head import Head, TokenInputs
 from nsr_fast.kernels.logprobs import linear_logprobs
-from nsr_fast.kernels.policy_loss import PolicyLoss, linear_policy_loss
+from nsr_fast.kernels.policy_loss import PassOptions, PolicyLoss, policy_pass
 from nsr_fast.model.batch import MicroBatch, hidden_states
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
@@ -41,18 +42,22 @@ def update_policy(
     minibatches: Sequence[Sequence[MicroBatch]],
     objective: Objective,
     temperature: float,
+    vocab: int | None = None,
 ) -> UpdateMetrics:
-    """Run the optimizer steps of one round, one for each of `minibatches` (at least one)."""
+    """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
+
+    vocab   valid rows of the head, see Head; None: all
+    """
     old_logprobs = None
     if "old" in objective.needs:
         old_logprobs = [
-            [policy_logprobs(policy, batch, temperature) for batch in minibatch]
+            [policy_logprobs(policy, batch, temperature, vocab) for batch in minibatch]
             for minibatch in minibatches
         ]
     losses, grad_norms, entropies, drifts, clipped = [], [], [], [], []
     for index, minibatch in enumerate(minibatches):
         old = old_logprobs[index] if old_logprobs else None
-        passes = accumulate_gradients(policy, minibatch, objective, temperature, old)
+        passes = accumulate_gradients(policy, minibatch, objective, temperature, old, vocab)
         losses.append(sum(float(result.loss.detach()) for result in passes))
         grad_norms.append(optimizer.step())
         for batch, result, old_logprob in zip(minibatch, passes, old or [None] * len(passes)):
@@ -79,31 +84,33 @@ def accumulate_gradients(
     objective: Objective,
     temperature: float,
     old_logprobs: Sequence[Tensor] | None = None,
+    vocab: int | None = None,
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to every parameter's .grad, one packed pass at a time."""
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
+    head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
+    entropy_coef = objective.entropy_coef / denominator
+    options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
     results = []
     for index, batch in enumerate(minibatch):
-        result = linear_policy_loss(
+        tokens = TokenInputs(
             hidden_states(policy, batch),
-            policy.lm_head.weight,
             batch.target,
             batch.token_weight / denominator,
-            temperature=temperature,
-            surrogate=objective.terms,
             old_logprob=old_logprobs[index] if old_logprobs is not None else None,
             sampler_logprob=batch.sampler_logprob,
-            entropy_coef=objective.entropy_coef / denominator,
-            accumulate_into_grad=True,
         )
+        result = policy_pass(head, tokens, objective.terms, options)
         result.loss.backward()
         results.append(result)
     return results
 
 
 @torch.no_grad()
-def policy_logprobs(policy: Policy, batch: MicroBatch, temperature: float) -> Tensor:
+def policy_logprobs(
+    policy: Policy, batch: MicroBatch, temperature: float, vocab: int | None = None
+) -> Tensor:
     """The policy's logprob of every loss row's target: [R] float32."""
     hidden = hidden_states(policy, batch)
-    head = policy.lm_head.weight
+    head = policy.lm_head.weight[:vocab]
     return linear_logprobs(hidden, head, batch.target, temperature=temperature).logprob

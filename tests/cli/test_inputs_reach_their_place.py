@@ -79,5 +79,6 @@ def test_settings_that_only_vllm_reads(policy, tmp_path, monkeypatch, gib, num_b
         "max_num_seqs": 17,
         "max_model_len": 40 + 8,
         "seed": 5,
+        "vocab": 259,
         "stop_token_ids": sorted(STOPS),
     }

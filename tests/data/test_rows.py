@@ -54,7 +54,7 @@ def test_answers_of_every_kind_pass(tmp_path, answer):
     [
         ("{oops", r"a\.jsonl:2: broken JSON at column 2"),
         ("[1]", r"a\.jsonl:2: expected a JSON object, got list"),
-        ({"answer": "2"}, r"a\.jsonl:2: no prompt; expected a column prompt or problem"),
+        ({"answer": "2"}, r"a\.jsonl:2: no prompt; expected a column prompt.*prompt_column"),
         ({"prompt": "p"}, r"a\.jsonl:2: no answer"),
         ({"prompt": "p", "answer": None}, r"a\.jsonl:2: no answer"),
         ({"prompt": "p", "answer": True}, r"a\.jsonl:2: answer: expected text.*got bool True"),
