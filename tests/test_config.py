@@ -24,6 +24,11 @@ NEEDS = {
     "extract": ("lenient", {"reward": "math"}),
     "drop_bad_golds": (True, {"reward": "a.py:f * 0.5, code"}),
     "unsafe": (True, {"reward": "math * 0.5, code"}),
+    "correct_by": ("code", {"reward": "math, code"}),
+    "reward_timeout_s": (2.5, {"reward": "a.py:f"}),
+    "constant_reward_rounds": (2, {"reward": "a.py:f, math"}),
+    "chat_template_kwargs": ({"enable_thinking": False}, {"template": "chat"}),
+    "system_prompt": ("Be brief.", {"template": "qwen"}),
     "master_weights": ("host", {"dtype": "auto"}),
     "share_weights": (False, {"engine": "auto"}),
     "gpu_memory_utilization": (0.4, {"engine": "vllm"}),
@@ -35,6 +40,7 @@ NEEDS = {
     "eval_top_p": (0.5, {"eval_data": "e"}),
 }
 UNREAD = REQUIRED | {"reward": "countdown", "dtype": "float32", "engine": "transformers"}
+UNREAD |= {"template": "none"}
 
 
 def test_a_group_has_at_most_twelve_keys_and_a_key_one_group():

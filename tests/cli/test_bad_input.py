@@ -205,7 +205,7 @@ def test_eval_data_is_named_in_its_errors(run):
     "keys, row, what",
     [
         ({}, {"prompt": "x" * 99, "answer": "1"}, "99 tokens"),
-        ({}, {"prompt": "1+1", "answer": "\\frac{"}, "do not verify"),
+        ({}, {"prompt": "1+1", "answer": "\\frac{"}, "cannot be used as golds"),
         ({"reward": "countdown"}, {"prompt": "p", "answer": "25,7"}, "'25,7'"),
     ],
 )

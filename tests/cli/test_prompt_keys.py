@@ -1,6 +1,5 @@
 """Every key of the data group, and what a run says of its prompts before it loads a model."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -196,7 +195,8 @@ def test_columns_of_other_names(policy, tmp_path):
     refused(run_train(tmp_path / "a", policy, rows=rows), "no prompt", "prompt_column", "'ask'")
     keys = {"prompt_column": "ask", "answer_column": "extra.gold", "rows": rows}
     run = completed(run_train(tmp_path / "b", policy, **keys))
-    assert {r["prompt"] for r in run.trained()} == {"1+1="}
+    (turn,) = run.trained()[0]["prompt"]  # a chat prompt stays one for the reward
+    assert turn == {"role": "user", "content": "1+1="}
     refused(
         run_train(tmp_path / "c", policy, **{**keys, "answer_column": "gold"}),
         "answer_column: no column 'gold'",
@@ -256,46 +256,6 @@ def test_rows_without_any_answer_for_a_function_of_the_user(policy, tmp_path):
     assert completed(run_train(tmp_path / "a", policy, rows=rows)).metrics
     run = run_train(tmp_path / "b", policy, rows=rows, reward="math", dry_run="true")
     refused(run, "no answer", "answer_column")
-
-
-@pytest.mark.parametrize("name", ["rows.csv", "rows.json", "one_line.json", "below.json"])
-def test_files_of_other_forms(policy, tmp_path, name):
-    rows = [{"id": f"t{i}", "question": f'{i}, "+"\n1=', "answer": str(i + 1)} for i in range(2)]
-    texts = {
-        "rows.csv": 'id,question,answer\nt0,"0, ""+""\n1=",1\nt1,"1, ""+""\n1=",2\n',
-        "rows.json": json.dumps(rows, indent=2),
-        "one_line.json": json.dumps(rows),
-        "below.json": json.dumps({"version": 1, "data": rows}, indent=1),
-    }
-    (tmp_path / name).write_text(texts[name])
-    run = completed(run_train(tmp_path / "a", policy, data=tmp_path / name))
-    prompts = {r["id"]: r["prompt"] for r in run.trained()}
-    assert prompts == {row["id"]: row["question"] for row in rows}
-
-
-def test_broken_files_name_the_place(policy, tmp_path):
-    broken = {
-        "a.json": (
-            '[\n {"prompt": "p", "answer": "1"},\n {"prompt": }\n]',
-            "a.json:3",
-            "column 13",
-        ),
-        "b.csv": ("prompt,answer\np,1,2\n", "b.csv:2", "expected 2 cells"),
-        "c.csv": ("prompt,answer\np,\n", "c.csv:2", "no answer"),
-    }
-    for name, (text, *parts) in broken.items():
-        (tmp_path / name).write_text(text)
-        run = run_train(tmp_path / f"{name}.d", policy, data=tmp_path / name, reward="math")
-        refused(run, *parts)
-
-
-def test_content_in_parts(policy, tmp_path):
-    parts = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1="}]
-    rows = [{"id": "t0", "prompt": [{"role": "user", "content": parts}], "answer": "2"}]
-    run = completed(run_train(tmp_path / "a", policy, rows=rows))
-    assert {r["prompt"] for r in run.trained()} == {"1+1="}
-    parts.append({"type": "image", "image": "x.png"})
-    refused(run_train(tmp_path / "b", policy, rows=rows), "prompt: expected text or a list")
 
 
 def test_help_names_the_keys(capsys):

@@ -45,6 +45,7 @@ RECORD = Path(__file__).with_name("calls.jsonl")
 
 def record(prompts, ids, completion_ids, texts, finish_reason, rewards):
     keys = ("prompt", "id", "token_ids", "text", "finish_reason", "reward")
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in texts]
     if texts[0].endswith("boxed{0}."):  # the trial call
         return rewards
     rows = zip(prompts, ids, completion_ids, texts, finish_reason, rewards)
@@ -160,7 +161,7 @@ def run_train(folder, model, *, rows=None, eval_rows=None, reward="parity", **se
 
 def named(folder, reward):
     """The setting `reward`: a built-in one, any with a path, or a function of REWARD."""
-    is_whole = reward in (None, "math") or ":" in reward
+    is_whole = reward in (None, "math", "code") or ":" in reward
     return reward if is_whole else f"{folder}/reward.py:{reward}"
 
 
