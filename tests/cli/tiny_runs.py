@@ -144,7 +144,7 @@ def run_train(folder, model, *, rows=None, eval_rows=None, reward="parity", **se
         **SETTINGS,
         **settings,
     }
-    if keys["reward"] != "math":  # the key of functions of one's own
+    if keys["reward"] not in ("math", "code"):  # the key of functions of one's own
         keys.setdefault("constant_reward_rounds", "none")
     if eval_rows:
         keys["eval_data"] = write_rows(folder / "eval.jsonl", eval_rows)
