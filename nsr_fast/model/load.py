@@ -38,7 +38,7 @@ def load_tokenizer(model: str) -> Tokenizer:
         raise
     except (OSError, KeyError, ValueError) as error:  # ValueError: an architecture it does not know
         raise InputError(f"model: {model}: cannot load it: {_first_line(error)}") from None
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what a missing file leaves
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what a missing file leaves
         raise InputError(f"model: {model}: its tokenizer knows no token; add tokenizer.json to it")
     return tokenizer
 

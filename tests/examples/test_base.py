@@ -7,6 +7,7 @@ import torch
 from problems import distinct_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nsr_fast.cli import main
 from nsr_fast.config import DataKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.reward import load_reward
@@ -79,3 +80,10 @@ def test_accuracy_is_within_the_stated_range(model, tokenizer):
         accuracy = sum(reward > 0 for reward in rewards) / len(rewards)
         assert low <= accuracy <= high, f"{samples} samples: {accuracy:.3f}"
     assert not is_solution("", *parse_problem(rows[0]["answer"]))
+
+
+def test_the_demos_settings_pass_every_check(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(EXAMPLE.parents[1])  # its paths are relative to the repository
+    words = ["--config", "examples/countdown/nsr.yaml", "--dry_run", "true"]
+    assert main(["train", *words, "--output_dir", str(tmp_path / "run")]) == 0
+    assert "4096 prompts of 8 to 8 tokens, 128 evaluation problems" in capsys.readouterr().out
