@@ -31,7 +31,7 @@ class UpdateMetrics:
     entropy_trained: float
     drift_mean: float
     drift_max: float
-    clip_fraction: float
+    clip_fraction: float | None  # None: on-policy, nothing can be clipped
     trained_tokens: int
     steps: int
 
@@ -72,7 +72,7 @@ def update_policy(
         entropy_trained=float(torch.cat(entropies).mean()),
         drift_mean=float(drift.mean()),
         drift_max=float(drift.max()),
-        clip_fraction=float(torch.cat(clipped).mean()),
+        clip_fraction=float(torch.cat(clipped).mean()) if old_logprobs else None,
         trained_tokens=drift.numel(),
         steps=len(minibatches),
     )

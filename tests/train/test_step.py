@@ -132,6 +132,7 @@ def test_update_lowers_wrong_and_raises_correct_completions(checkpoint):
     metrics = update_policy(model, optimizer, [[batch]], ON_POLICY, TEMPERATURE)
     change = policy_logprobs(model, batch, 0.9) - before
     assert metrics.steps == 1 and metrics.trained_tokens == 24
+    assert metrics.clip_fraction is None  # on-policy
     assert change[batch.token_weight < 0].mean() < 0 < change[batch.token_weight > 0].mean()
 
 
