@@ -23,7 +23,7 @@ from nsr_fast.bench.timing import (
     peak_bytes,
     time_interleaved,
 )
-from nsr_fast.config import OptimizerKeys
+from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_
 from nsr_fast.kernels.rows import available_backends
 from nsr_fast.train.optimizer import PolicyOptimizer

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from nsr_fast.bench.timing import append_lines, code_fields
-from nsr_fast.config import OptimizerKeys
+from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.model.attention import PACKED_ATTENTION, attention_note
 from nsr_fast.model.batch import pack
 from nsr_fast.objective import Objective

@@ -1,6 +1,6 @@
 """PolicyOptimizer over parameters without names of their own, for the tests."""
 
-from nsr_fast.config import OptimizerKeys
+from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.train.optimizer import PolicyOptimizer
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from nsr_fast.config import DataKeys
+from nsr_fast.config_groups import DataKeys
 from nsr_fast.data.templates import templated_text
 from nsr_fast.errors import InputError
 from nsr_fast.types import Prompt

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nsr_fast.config import DataKeys
+from nsr_fast.config_groups import DataKeys
 from nsr_fast.errors import InputError
 
 _SYSTEM = "You are a helpful assistant."

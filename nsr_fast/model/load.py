@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from nsr_fast.config import ModelKeys
+from nsr_fast.config_groups import ModelKeys
 from nsr_fast.errors import InputError
 from nsr_fast.model.attention import PACKED_ATTENTION
 from nsr_fast.model.layout import check_family
@@ -43,7 +43,7 @@ def load_tokenizer(model: str) -> Tokenizer:
     return tokenizer
 
 
-def load_policy(keys: ModelKeys) -> Policy:
+def load_policy(keys: ModelKeys, *, gradient_checkpointing: bool = False) -> Policy:
     """Load the weights, for training, on the GPU where there is one."""
     model, dtype = keys.model, keys.dtype
     if dtype == "auto":
@@ -55,7 +55,7 @@ def load_policy(keys: ModelKeys) -> Policy:
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
     policy.config.use_cache = False
-    if keys.gradient_checkpointing:
+    if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
     return policy.to("cuda" if torch.cuda.is_available() else "cpu").train()
 

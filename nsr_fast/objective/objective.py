@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from nsr_fast.config import ObjectiveKeys
+from nsr_fast.config_groups import ObjectiveKeys
 from nsr_fast.kernels.head import TermsFn
 from nsr_fast.objective.terms import PolicyGradient, PpoClip
 from nsr_fast.objective.weights import weigh_by_sign

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from typing import TYPE_CHECKING, Protocol
 
-from nsr_fast.config import EngineKeys
+from nsr_fast.config_groups import EngineKeys
 from nsr_fast.errors import InputError
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
 
@@ -72,6 +72,7 @@ def build_engine(
     *,
     stop_token_ids: Sequence[int],
     max_model_len: int,
+    kv_cache_bytes: int | None = None,
     vocab: int | None = None,
     seed: int = 0,
 ) -> Engine:
@@ -80,6 +81,7 @@ def build_engine(
     model_dir       local checkpoint directory or hub name
     stop_token_ids  every id that ends a completion
     max_model_len   tokens of prompt and completion together
+    kv_cache_bytes  of vLLM's KV cache; None: chosen here
     vocab           ids from here on belong to no token and are never sampled; None: all may be
     """
     sizes = {
@@ -102,5 +104,5 @@ def build_engine(
         seed=seed,
         share=keys.share_weights,
         gpu_memory_utilization=keys.gpu_memory_utilization,
-        kv_cache_bytes=int(keys.kv_cache_gib * 2**30) if keys.kv_cache_gib else None,
+        kv_cache_bytes=kv_cache_bytes,
     )

@@ -143,7 +143,8 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
-    policy = load_policy(config.model)
+    memory = config.memory
+    policy = load_policy(config.model, gradient_checkpointing=memory.gradient_checkpointing)
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
     check_context(policy, max_model_len)
     engine = build_engine(
@@ -153,6 +154,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         inputs.tokenizer,
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
+        kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
         vocab=inputs.vocab,
         seed=config.run.seed,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nsr_fast.config import OptimizerKeys
+from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
 
 

@@ -111,7 +111,7 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         return None
     config, policy, objective = learner.config, learner.policy, learner.objective
     minibatches = minibatches_of(
-        rollouts, objective.minibatches, config.round.micro_batch_tokens, policy.device
+        rollouts, objective.minibatches, config.memory.micro_batch_tokens, policy.device
     )
     temperature = config.sampling.temperature
     return update_policy(

@@ -3,7 +3,7 @@ import json
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from nsr_fast.config import DataKeys
+from nsr_fast.config_groups import DataKeys
 from nsr_fast.data import TEMPLATES, load_prompts, prompts_of_round, read_rows
 from nsr_fast.errors import InputError
 from tests.checkpoints import byte_tokenizer

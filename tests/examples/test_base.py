@@ -8,7 +8,7 @@ from problems import distinct_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr_fast.cli import main
-from nsr_fast.config import DataKeys
+from nsr_fast.config_groups import DataKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.countdown import is_solution, parse_problem

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nsr_fast.config import ObjectiveKeys
+from nsr_fast.config_groups import ObjectiveKeys
 from nsr_fast.objective import Objective, objective_of
 from nsr_fast.types import Group, Prompt, Rollout
 

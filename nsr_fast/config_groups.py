@@ -1,0 +1,234 @@
+"""Every setting of a run on one page, in groups; a group goes whole to the room that reads it.
+
+Names follow TRL where TRL has one. YAML and command line are flat: a key belongs to one group. Two
+numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic.
+"""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from nsr_fast.types import Budget, Sampling
+
+_Path = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+class Group(BaseModel):
+    """Keys that one room reads; at most 12."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelKeys(Group):
+    """model/"""
+
+    model: _Path = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
+    )
+
+
+class DataKeys(Group):
+    """data/"""
+
+    data: str = Field(description="JSONL, JSON, CSV or parquet file, or a `datasets` name")
+    prompt_column: str | None = Field(None, description="none: prompt, problem or question")
+    answer_column: str | None = Field(None, description="none: answer, ground truth or solution")
+    template: Literal["chat", "qwen", "qwen3_no_thinking", "llama", "none"] = Field(
+        "chat", description="prompt template; chat = the tokenizer's own, none = the raw prompt"
+    )
+    system_prompt: str | None = Field(
+        None, min_length=1, description="system turn of the rows that have none of their own"
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description='what the chat template reads beside the turns: {"enable_thinking": ...}'
+    )
+    max_prompt_length: int = Field(1024, ge=1, description="tokens; see overlong_prompts")
+    overlong_prompts: Literal["error", "drop"] = Field(
+        "error", description="a prompt over max_prompt_length ends the run, or is left out"
+    )
+
+
+class RunKeys(Group):
+    """run/ and train/loop.py"""
+
+    output_dir: _Path = Field(min_length=1, description="run directory; must not hold a run yet")
+    overwrite: bool = Field(False, description="replace the run that output_dir holds")
+    dry_run: bool = Field(False, description="check settings and data, print them, load no model")
+    max_rounds: int = Field(100, ge=1, description="rounds (generate, then update) to run")
+    save_rounds: int = Field(0, ge=0, description="checkpoint every N rounds; 0: the last only")
+    sample_rollouts: int = Field(8, ge=0, description="rollouts written to rollouts/ each round")
+    seed: int = Field(0, ge=0)
+    cpu_threads: int | None = Field(None, ge=1, description="none: torch's default")
+
+
+class RewardKeys(Group):
+    """reward/"""
+
+    reward: str | list[str] = Field(
+        "math", description="math, countdown, code, module:function or file.py:function; several"
+    )
+    reward_weights: list[float] | None = Field(
+        None, description="of the functions of reward; they change the graded value only"
+    )
+    correct_by: str | None = Field(
+        None, description="the function that decides correct, wrong, unscored; none: the first"
+    )
+    reward_timeout_s: float | None = Field(
+        300.0, gt=0, description="of one call of your function; then its rollouts are unscored"
+    )
+    extract: Literal["boxed", "lenient", "paper"] = Field(
+        "boxed", description="math: the last box; else a stated answer; or the paper's own rule"
+    )
+    drop_bad_golds: bool = Field(
+        False, description="drop rows whose answer does not verify against itself, or bad tests"
+    )
+    unsafe: bool = Field(
+        False, description="run the programs of the code reward without a sandbox if none works"
+    )
+    mask_truncated_completions: bool = Field(
+        False, description="a completion without an end is unscored instead of graded"
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The functions of `reward`, their weights left out."""
+        parts = self.reward.split(",") if isinstance(self.reward, str) else self.reward
+        return [part.partition("*")[0].strip() for part in parts]
+
+    @property
+    def built_in(self) -> set[str]:
+        """Those of them that need an answer or tests in every row."""
+        return {"math", "countdown", "code"} & set(self.names)
+
+    @field_validator("reward_weights", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """1,0.1 on the command line."""
+        return value.strip("[]").split(",") if isinstance(value, str) else value
+
+
+class SamplingKeys(Group):
+    """rollout/"""
+
+    num_generations: int = Field(8, ge=1, description="G: rollouts of each prompt")
+    max_completion_length: int = Field(2048, ge=1, description="tokens sampled at most")
+    temperature: float = Field(1.0, gt=0, description="of sampling and of the trained logprobs")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling; below 1 the drift limit is off"
+    )
+    top_k: int = Field(0, ge=0, description="sample from the k likeliest; 0: all, see top_p")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**self.model_dump())
+
+
+class RoundKeys(Group):
+    """train/"""
+
+    prompts_per_round: int = Field(64, ge=1, description="B: prompts sampled each round")
+    round_token_budget: int | None = Field(
+        None, ge=1, description="cut the stragglers once a round has sampled so many tokens"
+    )
+    round_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="cut them after so long; cut ones are unscored, which favours short ones",
+    )
+    drift_limit: float | None = Field(
+        None, gt=0, description="mean |policy - sampler| logprob that stops the run; none: by dtype"
+    )
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.round_token_budget, self.round_seconds)
+
+
+class GuardKeys(Group):
+    """train/: rounds in which nothing was judged stop the run before they train; none: never"""
+
+    max_truncated: float | None = Field(
+        0.9, gt=0, le=1, description="share stopped by max_completion_length that stops the run"
+    )
+    max_no_answer: float | None = Field(
+        0.9, gt=0, le=1, description="share in which the reward found no answer"
+    )
+    max_unscored: float | None = Field(
+        0.9, gt=0, le=1, description="share unscored, what the round's budget cut left out"
+    )
+    constant_reward_rounds: int | None = Field(
+        1, ge=1, description="first rounds in which your function gave one and the same value"
+    )
+    first_correct_rounds: int | None = Field(
+        3, ge=1, description="first rounds without any correct rollout"
+    )
+    quarantine_after: int | None = Field(
+        None, ge=2, description="drop a prompt whose rollouts agreed so often on one wrong answer"
+    )
+
+
+class ObjectiveKeys(Group):
+    """objective/"""
+
+    objective: Literal["psr", "nsr", "w_reinforce", "reinforce"] = Field(
+        "nsr", description="which sign of the reward is trained on, and how strongly"
+    )
+    psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
+    minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
+    epsilon: float = Field(0.2, gt=0, description="PPO clip range when minibatches > 1")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; none: epsilon")
+    importance_sampling_cap: float | None = Field(
+        None, gt=0, description="weight tokens by min(policy / sampler, cap); none: off"
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="entropy bonus on the trained tokens")
+
+
+class OptimizerKeys(Group):
+    """train/optimizer.py"""
+
+    learning_rate: float = Field(1e-6, gt=0, description="constant after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping, global norm")
+    master_weights: Literal["device", "host", "stochastic"] = Field(
+        "device", description="float32 copies of bfloat16 weights; stochastic: rounding, no copies"
+    )
+
+
+class EngineKeys(Group):
+    """rollout/"""
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="what samples the rollouts; auto: vllm where installed"
+    )
+    share_weights: bool = Field(
+        True, description="vLLM computes with the trainer's tensors; false: with its own copy"
+    )
+    max_num_seqs: int = Field(256, ge=1, description="sequences the engine decodes at once")
+    gpu_memory_utilization: float = Field(0.5, gt=0, lt=1, description="the engine's GPU share")
+
+
+class MemoryKeys(Group):
+    """memory/"""
+
+    micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+    kv_cache_gib: float | None = Field(None, gt=0, description="fixed KV cache size; none: auto")
+
+
+class EvalKeys(Group):
+    """evaluate/"""
+
+    eval_data: str | None = Field(None, description="problems for Pass@k, formats as data")
+    eval_rounds: int = Field(0, ge=0, description="evaluate every N rounds; 0: start and end only")
+    eval_num_prompts: int | None = Field(None, ge=1, description="first N problems; none: all")
+    eval_num_samples: int = Field(16, ge=1, description="samples per problem, the largest k")
+    eval_temperature: float = Field(1.0, gt=0)
+    eval_top_p: float = Field(1.0, gt=0, le=1)
+
+    def sampling(self, max_completion_length: int) -> Sampling:
+        """How evaluation draws its completions."""
+        samples, temperature = self.eval_num_samples, self.eval_temperature
+        return Sampling(samples, max_completion_length, temperature, self.eval_top_p)
