@@ -192,8 +192,10 @@ class OptimizerKeys(Group):
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping, global norm")
-    master_weights: Literal["device", "host", "stochastic"] = Field(
-        "device", description="float32 copies of bfloat16 weights; stochastic: rounding, no copies"
+    master_weights: Literal["device", "stochastic"] = Field(
+        "device",
+        description="float32 copies of bfloat16 weights; stochastic: rounding, no copies; "
+        "copies in host memory: offload",
     )
 
 
@@ -215,6 +217,12 @@ class MemoryKeys(Group):
 
     micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+    activation_offload: bool = Field(
+        False, description="what a checkpointed layer keeps waits in host memory"
+    )
+    offload: Literal["none", "optimizer", "gradients"] = Field(
+        "none", description="to host memory: masters and moments; gradients: and the gradients"
+    )
     kv_cache_gib: float | None = Field(None, gt=0, description="fixed KV cache size; none: auto")
 
 

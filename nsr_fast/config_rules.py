@@ -12,6 +12,11 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
     "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
     "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
     "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),
+    "offload: none": (("master_weights",), lambda c: c.memory.offload == "none"),
+    "gradient_checkpointing: true": (
+        ("activation_offload",),
+        lambda c: c.memory.gradient_checkpointing,
+    ),
     "reward: math": (("extract",), lambda c: "math" in c.reward.names),
     "reward: code": (("unsafe",), lambda c: "code" in c.reward.names),
     "reward: math or code": (

@@ -11,6 +11,7 @@ from nsr_fast.errors import GuardStop, InputError
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
+from nsr_fast.memory.offload import ActivationOffload
 from nsr_fast.model.attention import attention_note
 from nsr_fast.objective import objective_of
 from nsr_fast.reward.round_log import TrainerState
@@ -67,8 +68,10 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             config.optimizer,
             num_rows=dict.fromkeys(names, inputs.vocab),
             seed=config.run.seed,
+            offload=config.memory.offload,
         ),
         vocab=inputs.vocab,
+        activations=ActivationOffload() if config.memory.activation_offload else None,
     )
 
 

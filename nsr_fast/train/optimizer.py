@@ -2,10 +2,11 @@
 
 At a learning rate of 1e-6 bfloat16 rounds an update away. master_weights says what keeps it:
     device      a float32 master of each bfloat16 parameter beside the moments: 12 bytes a parameter
-    host        masters and moments in host memory, of every parameter that is not there itself;
-                stepped by the CPU kernel on a copy of the gradient: 0 bytes on the device
     stochastic  no master: the update is rounded stochastically: 8 bytes a parameter
-Parameters of float32 are stepped as they are. The step itself is kernels/adamw.py.
+Parameters of float32 are stepped as they are. The step itself is kernels/adamw.py. offload says
+what lies in host memory instead, with masters of either dtype:
+    optimizer   masters and moments; the CPU kernel steps them on a copy of the gradient
+    gradients   those, and the sums of the gradients: train/host_gradients.py
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
+from nsr_fast.train.host_gradients import HostGradients, OwnGradients
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class PolicyOptimizer:
     num_rows          of a parameter: its leading rows that are stepped, the others keep their bits
     seed              of the stochastic rounding; a step's bits depend on it, the parameter's place
                       in the list and its step count alone
+    offload           none | optimizer | gradients, as above
     Raises            ValueError for a parameter of another dtype or layout
     """
 
@@ -51,14 +54,16 @@ class PolicyOptimizer:
         *,
         num_rows: Mapping[str, int] | None = None,
         seed: int = 0,
+        offload: str = "none",
     ):
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+        masters = keys.master_weights if offload == "none" else "host"
         self._states = {
-            name: _initial_state(
-                name, p, keys.master_weights, seed + (index << 32), (num_rows or {}).get(name)
-            )
+            name: _initial_state(name, p, masters, seed + (index << 32), (num_rows or {}).get(name))
             for index, (name, p) in enumerate(trained)
         }
+        kind = HostGradients if offload == "gradients" else OwnGradients
+        self.gradients = kind(trained)
         self._staging = Staging()
         self._keys = keys
         self.num_steps = 0
@@ -76,25 +81,29 @@ class PolicyOptimizer:
         the step. On a GPU the steps are queued before the norm is known here: the factor of a
         non-finite norm is NaN, which makes each of them do nothing.
         """
-        live = [s for s in self._states.values() if s.parameter.grad is not None]
-        grads = [s.parameter.grad.contiguous() for s in live]
-        norm = gradient_norm(grads)
+        grads = self.gradients.take()
+        norm = gradient_norm(list(grads.values()))
         scale = (self._keys.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         scale = torch.where(norm.isfinite(), scale, torch.nan)
         numbers = {"learning_rate": self.learning_rate, "weight_decay": self._keys.weight_decay}
-        for state, grad in zip(live, grads):
+        live = [(self._states[name], grad) for name, grad in grads.items()]
+        for state, grad in live:
             if not state.is_hosted:
                 step_on_device_(state, grad, grad_scale=scale, **numbers)
         grad_norm = float(norm)
         if math.isfinite(grad_norm):
-            for state, grad in zip(live, grads):
+            for state, grad in live:
                 if state.is_hosted:
-                    step_on_host_(state, grad, self._staging, grad_scale=float(scale), **numbers)
+                    self._step_on_host(state, grad, grad_scale=float(scale), **numbers)
                 state.num_steps += 1
             self.num_steps += 1
-        for state in live:
-            state.parameter.grad = None
+        self.gradients.clear()
         return grad_norm
+
+    def _step_on_host(self, state: ParameterState, grad: Tensor, **numbers) -> None:
+        if not self.gradients.are_on_host:
+            grad = self._staging.like("grad", grad).copy_(grad)
+        step_on_host_(state, grad, self._staging, **numbers)
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs to take the same steps, bit for bit, by parameter name.
@@ -173,15 +182,14 @@ def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
 
 
 def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbers) -> None:
-    """One step on the CPU: the gradient is copied there, the result to the parameter."""
+    """One step on the CPU, where grad is; the result is copied to the parameter."""
     rows = state.rows
     parameter, master = state.parameter.detach()[rows], state.master[rows]
-    host_grad = staging.like("grad", grad[rows]).copy_(grad[rows])
     is_half = parameter.dtype != torch.float32
     weight = staging.like("weight", parameter) if is_half else master
     adamw_step_(
         weight,
-        host_grad,
+        grad[rows],
         state.exp_avg[rows],
         state.exp_avg_sq[rows],
         master=master if is_half else None,
@@ -197,7 +205,7 @@ def _initial_state(
     if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
         got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
         raise ValueError(f"{name}: expected contiguous float32 or bfloat16, got {got}")
-    is_hosted = master_weights == "host" and p.device.type != "cpu"
+    is_hosted = master_weights == "host"
     device = torch.device("cpu") if is_hosted else p.device
     is_stochastic = master_weights == "stochastic" and p.dtype == torch.bfloat16
     master = None
@@ -216,7 +224,7 @@ def _check_saved(name: str, state: ParameterState, other: dict) -> None:
         raise ValueError(f"optimizer state: {name}: expected {shape}, got {got}")
     is_stochastic = state.seed is not None
     if is_stochastic != (other["seed"] is not None):
-        was, cure = ("with", "device or host") if is_stochastic else ("without", "stochastic")
+        was, cure = ("with", "device, or offload,") if is_stochastic else ("without", "stochastic")
         raise ValueError(
             f"optimizer state: {name} was trained {was} a master; "
             f"resume with master_weights: {cure} and the dtype of the saved run"

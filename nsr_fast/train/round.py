@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nsr_fast.config import Config
+from nsr_fast.memory.offload import ActivationOffload
 from nsr_fast.model.batch import minibatches_of
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
@@ -40,6 +41,7 @@ class Learner:
     judged: Judged = field(default_factory=Judged)
     suspects: Suspects = field(default_factory=Suspects)
     vocab: int | None = None  # valid rows of the head; None: all
+    activations: ActivationOffload | None = None  # None: they stay on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,14 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
     minibatches = minibatches_of(
         rollouts, objective.minibatches, config.memory.micro_batch_tokens, policy.device
     )
-    temperature = config.sampling.temperature
     return update_policy(
-        policy, learner.optimizer, minibatches, objective, temperature, learner.vocab
+        policy,
+        learner.optimizer,
+        minibatches,
+        objective,
+        config.sampling.temperature,
+        learner.vocab,
+        learner.activations,
     )
 
 

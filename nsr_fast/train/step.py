@@ -8,6 +8,7 @@ objective's terms see the logprobs before the first step.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 from nsr_fast.kernels.head import Head, TokenInputs
 from nsr_fast.kernels.logprobs import linear_logprobs
 from nsr_fast.kernels.policy_loss import PassOptions, PolicyLoss, policy_pass
+from nsr_fast.memory.offload import ActivationOffload
 from nsr_fast.model.batch import MicroBatch, hidden_states
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
+from nsr_fast.train.host_gradients import HostGradients, OwnGradients
 from nsr_fast.train.optimizer import PolicyOptimizer
 
 
@@ -43,10 +46,12 @@ def update_policy(
     objective: Objective,
     temperature: float,
     vocab: int | None = None,
+    activations: ActivationOffload | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
-    vocab   valid rows of the head, see Head; None: all
+    vocab         valid rows of the head, see Head; None: all
+    activations   takes what the trunk keeps for its backward pass; None: it stays on the device
     """
     old_logprobs = None
     if "old" in objective.needs:
@@ -57,7 +62,16 @@ def update_policy(
     losses, grad_norms, entropies, drifts, clipped = [], [], [], [], []
     for index, minibatch in enumerate(minibatches):
         old = old_logprobs[index] if old_logprobs else None
-        passes = accumulate_gradients(policy, minibatch, objective, temperature, old, vocab)
+        passes = accumulate_gradients(
+            policy,
+            minibatch,
+            objective,
+            temperature,
+            old,
+            vocab,
+            gradients=optimizer.gradients,
+            activations=activations,
+        )
         losses.append(sum(float(result.loss.detach()) for result in passes))
         grad_norms.append(optimizer.step())
         for batch, result, old_logprob in zip(minibatch, passes, old or [None] * len(passes)):
@@ -85,22 +99,30 @@ def accumulate_gradients(
     temperature: float,
     old_logprobs: Sequence[Tensor] | None = None,
     vocab: int | None = None,
+    *,
+    gradients: OwnGradients | HostGradients | None = None,
+    activations: ActivationOffload | None = None,
 ) -> list[PolicyLoss]:
-    """Add the minibatch's gradient to every parameter's .grad, one packed pass at a time."""
+    """Add the minibatch's gradient to `gradients`, one packed pass at a time; None: to every
+    parameter's .grad."""
+    gradients = gradients or OwnGradients(())
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
     head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
     entropy_coef = objective.entropy_coef / denominator
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
     results = []
     for index, batch in enumerate(minibatch):
+        with activations.of(policy) if activations else nullcontext():
+            hidden = hidden_states(policy, batch)
         tokens = TokenInputs(
-            hidden_states(policy, batch),
+            hidden,
             batch.target,
             batch.token_weight / denominator,
             old_logprob=old_logprobs[index] if old_logprobs is not None else None,
             sampler_logprob=batch.sampler_logprob,
         )
-        result = policy_pass(head, tokens, objective.terms, options)
+        with gradients.head_pass(policy.lm_head.weight):
+            result = policy_pass(head, tokens, objective.terms, options)
         result.loss.backward()
         results.append(result)
     return results
