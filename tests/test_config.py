@@ -29,7 +29,8 @@ NEEDS = {
     "constant_reward_rounds": (2, {"reward": "a.py:f, math"}),
     "chat_template_kwargs": ({"enable_thinking": False}, {"template": "chat"}),
     "system_prompt": ("Be brief.", {"template": "qwen"}),
-    "master_weights": ("host", {"dtype": "auto"}),
+    "master_weights": ("stochastic", {"dtype": "auto"}),
+    "activation_offload": (True, {"gradient_checkpointing": True}),
     "share_weights": (False, {"engine": "auto"}),
     "gpu_memory_utilization": (0.4, {"engine": "vllm"}),
     "kv_cache_gib": (1.0, {"engine": "vllm"}),
@@ -61,6 +62,16 @@ def test_a_key_that_nothing_reads_is_refused(key):
 
 def test_every_rule_about_unread_keys_is_tried_above():
     assert Config.from_flat(UNREAD).unused().keys() == NEEDS.keys()
+
+
+def test_masters_in_host_memory_are_not_also_somewhere_else(capsys):
+    """The key's value of before names the key that took its place."""
+    required = REQUIRED | {"dtype": "bfloat16", "master_weights": "stochastic"}
+    with pytest.raises(InputError, match="^master_weights: needs offload: none; "):
+        Config.from_flat({**required, "offload": "optimizer"})
+    words = [word for key, value in REQUIRED.items() for word in (f"--{key}", value)]
+    assert main(["train", *words, "--master_weights", "host"]) == 2
+    assert "copies in host memory: offload), got 'host'" in capsys.readouterr().err
 
 
 def test_flat_gives_the_same_settings_back():

@@ -116,9 +116,9 @@ def test_optimizer_steps_alike_with_masters_on_device_and_host(dtype):
             learning_rate=1e-3,
             weight_decay=0.1,
             max_grad_norm=1.0,
-            master_weights=master_weights,
+            offload=offload,
         )
-        for parameters, master_weights in zip(sets, ("device", "host"))
+        for parameters, offload in zip(sets, ("none", "optimizer"))
     ]
     addresses = [p.data_ptr() for p in sets[1]]
     for step in range(5):
