@@ -67,7 +67,7 @@ def test_every_rule_about_unread_keys_is_tried_above():
 def test_masters_in_host_memory_are_not_also_somewhere_else(capsys):
     """The key's value of before names the key that took its place."""
     required = REQUIRED | {"dtype": "bfloat16", "master_weights": "stochastic"}
-    with pytest.raises(InputError, match="^master_weights: needs offload: none; "):
+    with pytest.raises(InputError, match=r"^master_weights: needs offload: none; "):
         Config.from_flat({**required, "offload": "optimizer"})
     words = [word for key, value in REQUIRED.items() for word in (f"--{key}", value)]
     assert main(["train", *words, "--master_weights", "host"]) == 2

@@ -23,7 +23,7 @@ class ActivationOffload:
     pass, outside of it, gets copies of the same bits and strides.
 
     Parameters and buffers of the policy are never moved, nor are small tensors. A tensor saved
-    several times is moved once. num_kept_bytes: in host memory now.
+    several times is moved once.
     """
 
     def __init__(self):
@@ -32,7 +32,13 @@ class ActivationOffload:
 
     @property
     def num_kept_bytes(self) -> int:
+        """Of tensors that wait in host memory now."""
         return self._ring.num_used_bytes
+
+    @property
+    def num_host_bytes(self) -> int:
+        """Of the memory that is held for them."""
+        return self._ring.num_bytes
 
     @contextmanager
     def of(self, policy: nn.Module) -> Iterator[None]:
@@ -107,6 +113,10 @@ class _Ring:
         self._num_taken = 0
         self.num_used_bytes = 0
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(block.numel() for block in self._blocks)
+
     def take(self, num_bytes: int, *, is_pinned: bool) -> Tensor:
         """[num_bytes] uint8, at an address that any dtype may have."""
         if self._num_taken == 0:
@@ -125,7 +135,7 @@ class _Ring:
 
     def _begin_anew(self, is_pinned: bool) -> None:
         if len(self._blocks) > 1:
-            size = sum(block.numel() for block in self._blocks)
+            size = self.num_bytes
             self._blocks.clear()
             self._add_block(size, is_pinned)
         self._start = 0

@@ -45,12 +45,10 @@ def load_tokenizer(model: str) -> Tokenizer:
 
 def load_policy(keys: ModelKeys, *, gradient_checkpointing: bool = False) -> Policy:
     """Load the weights, for training, on the GPU where there is one."""
-    model, dtype = keys.model, keys.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    model = keys.model
     try:
         policy = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), attn_implementation=PACKED_ATTENTION
+            model, dtype=weight_dtype(keys), attn_implementation=PACKED_ATTENTION
         )
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
@@ -58,6 +56,21 @@ def load_policy(keys: ModelKeys, *, gradient_checkpointing: bool = False) -> Pol
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
     return policy.to("cuda" if torch.cuda.is_available() else "cpu").train()
+
+
+def weight_dtype(keys: ModelKeys) -> torch.dtype:
+    """Of the policy: auto is bfloat16 on a GPU and float32 on the CPU."""
+    name = keys.dtype
+    if name == "auto":
+        name = "bfloat16" if torch.cuda.is_available() else "float32"
+    return getattr(torch, name)
+
+
+def parameter_counts(model: str) -> list[int]:
+    """Elements of each parameter, from config.json alone."""
+    with torch.device("meta"):
+        policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return [p.numel() for p in policy.parameters()]
 
 
 def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:

@@ -1,7 +1,7 @@
 """The parts of a run from its settings.
 
 Everything that can be wrong with the input is found before a weight is loaded: output directory,
-data, reward function, architecture, prompts and their tokens, in this order.
+data, reward function, architecture, prompts and their tokens, host memory, in this order.
 """
 
 import re
@@ -16,14 +16,17 @@ from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
+from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
     check_context,
     load_policy,
     load_tokenizer,
+    parameter_counts,
     stop_token_ids,
     vocabulary,
+    weight_dtype,
 )
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
@@ -77,6 +80,7 @@ def prepare(config: Config) -> Inputs:
     stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
     vocab, num_rows = vocabulary(model, tokenizer, stops)
     _check_token_ids([*prompts, *eval_prompts], num_rows)
+    _check_host_memory(config)
     limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
     return Inputs(
         prompts=prompts,
@@ -137,6 +141,16 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
                 f"expected ids below vocab_size {num_rows}; tokenizer and weights do not belong "
                 "together, or tokens were added without rows"
             )
+
+
+def _check_host_memory(config: Config) -> None:
+    offload = config.memory.offload
+    if offload == "none":
+        return
+    counts = parameter_counts(config.model.model)
+    weight_bytes = weight_dtype(config.model).itemsize
+    terms = host_bytes(offload, sum(counts), largest=max(counts), weight_bytes=weight_bytes)
+    check_host_memory(offload, terms, free_host_bytes())
 
 
 def build_actor(config: Config, inputs: Inputs) -> Actor:

@@ -7,3 +7,5 @@ RUN_CHECK = "nsr_fast.bench.check.run_check"  # what the verb `check` calls; ret
 COMPLETIONS_AT_ONCE = "nsr_fast.evaluate.sample._COMPLETIONS_AT_ONCE"  # of one evaluation part
 ENGINE_GENERATE = "nsr_fast.rollout.transformers_engine.TransformersEngine.generate"
 VLLM_ENGINE = "nsr_fast.rollout.vllm_engine.VllmEngine"
+HOST_STEP = "nsr_fast.train.optimizer.step_on_host_"  # AdamW on a parameter's masters there
+FREE_HOST_BYTES = "nsr_fast.run.build.free_host_bytes"
