@@ -90,6 +90,7 @@ def prepare(config: Config) -> Inputs:
             *template_warnings(keys, tokenizer),
             *dropped_line("data", len(rows), len(prompts), limit),
             *dropped_line("eval_data", num_eval, len(eval_prompts), limit),
+            *_offload_warnings(config),
             *notes,
         ],
         reward=reward,
@@ -151,6 +152,13 @@ def _check_host_memory(config: Config) -> None:
     weight_bytes = weight_dtype(config.model).itemsize
     terms = host_bytes(offload, sum(counts), largest=max(counts), weight_bytes=weight_bytes)
     check_host_memory(offload, terms, free_host_bytes())
+
+
+def _offload_warnings(config: Config) -> list[str]:
+    keys = config.memory
+    if torch.cuda.is_available() or (keys.offload == "none" and not keys.activation_offload):
+        return []
+    return ["offload: this run is on the CPU, whose memory is the host's: it takes more, not less"]
 
 
 def build_actor(config: Config, inputs: Inputs) -> Actor:

@@ -67,6 +67,8 @@ def test_each_key_reaches_its_place(
     assert seen["host steps"] == 2 * num_tensors * has_host_steps
     assert seen["hooks"] == num_tensors * has_hooks
     assert (seen["contexts"] > 2) == has_contexts  # several passes a round
+    has_offload = any("offload" in key for key in settings)
+    assert ("offload: this run is on the CPU" in done.out) == has_offload
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
