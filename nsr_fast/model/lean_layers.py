@@ -54,23 +54,26 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x [..., H]   weight [H] of the same dtype   Returns [..., H]   Saved: x, weight, rstd [..., 1]
     """
+    if not torch.is_grad_enabled():
+        return _scaled(x, _rstd(x, eps), weight)
     normed, rstd = _RmsNorm.apply(x, weight, eps)
     return with_recipe(normed, _scaled, (x, rstd, weight))
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up for tensors of one shape and dtype. Saved: gate and up."""
+    if not torch.is_grad_enabled():
+        return _gated(gate, up)
     return with_recipe(_SiluMul.apply(gate, up), _gated, (gate, up))
 
 
 class _RmsNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        rstd = _rstd(x, eps)
         ctx.save_for_backward(x, weight, rstd)
         ctx.mark_non_differentiable(rstd)
-        return weight * (wide * rstd).to(x.dtype), rstd
+        return _scaled(x, rstd, weight), rstd
 
     @staticmethod
     @once_differentiable
@@ -92,7 +95,7 @@ class _SiluMul(Function):
     @staticmethod
     def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
-        return silu(gate) * up
+        return _gated(gate, up)
 
     @staticmethod
     @once_differentiable
@@ -116,6 +119,11 @@ def _mlp_forward(self, x: Tensor) -> Tensor:
 
 def _linear_forward(self, x: Tensor) -> Tensor:
     return lean_linear(x, self.weight, self.bias)
+
+
+def _rstd(x: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
 
 
 def _scaled(x: Tensor, rstd: Tensor, weight: Tensor) -> Tensor:
