@@ -17,6 +17,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from nsr_fast.model.layout import head_dim
+from nsr_fast.model.recompute import with_recipe
 from nsr_fast.model.varlen import choose_varlen, packed_bounds
 
 PACKED_ATTENTION = "nsr_packed"
@@ -63,7 +64,11 @@ def packed_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
         )
         outputs.append(out.transpose(1, 2).reshape(1, count * length, *_heads(out)))
-    return torch.cat(outputs, dim=1), None
+    return with_recipe(_joined(*outputs), _joined, outputs), None
+
+
+def _joined(*outputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat(outputs, dim=1)
 
 
 def _equal_length_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

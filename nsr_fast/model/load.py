@@ -18,6 +18,7 @@ from nsr_fast.config_groups import ModelKeys
 from nsr_fast.errors import InputError
 from nsr_fast.model.attention import PACKED_ATTENTION
 from nsr_fast.model.layout import check_family
+from nsr_fast.model.lean_layers import lean_layers
 
 Policy, Tokenizer = PreTrainedModel, PreTrainedTokenizerBase
 
@@ -55,7 +56,7 @@ def load_policy(keys: ModelKeys, *, gradient_checkpointing: bool = False) -> Pol
     policy.config.use_cache = False
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
-    return policy.to("cuda" if torch.cuda.is_available() else "cpu").train()
+    return lean_layers(policy.to("cuda" if torch.cuda.is_available() else "cpu").train())
 
 
 def weight_dtype(keys: ModelKeys) -> torch.dtype:
