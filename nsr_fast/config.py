@@ -9,6 +9,7 @@ from nsr_fast.config_groups import (
     EngineKeys,
     EvalKeys,
     GuardKeys,
+    LoraKeys,
     MemoryKeys,
     ModelKeys,
     ObjectiveKeys,
@@ -38,6 +39,7 @@ class Config(BaseModel):
     optimizer: OptimizerKeys
     engine: EngineKeys
     memory: MemoryKeys
+    lora: LoraKeys
     eval: EvalKeys
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from nsr_fast.types import Budget, Sampling
+from nsr_fast.types import LINEARS, AdapterShape, Budget, Sampling
 
 _Path = Annotated[str, AfterValidator(os.path.expanduser)]
 
@@ -224,6 +224,42 @@ class MemoryKeys(Group):
         "none", description="to host memory: masters and moments; gradients: and the gradients"
     )
     kv_cache_gib: float | None = Field(None, gt=0, description="fixed KV cache size; none: auto")
+
+
+class LoraKeys(Group):
+    """model/adapter.py"""
+
+    lora_rank: int | None = Field(
+        None, ge=1, description="train adapters of this rank on frozen weights; none: all weights"
+    )
+    lora_alpha: float | None = Field(
+        None, gt=0, description="adapters are scaled by lora_alpha / lora_rank; none: lora_rank"
+    )
+    lora_targets: list[str] | None = Field(
+        None, min_length=1, description="projections that are adapted (q_proj, ...); none: all"
+    )
+    quantize: Literal["none", "nf4"] = Field(
+        "none", description="hold the frozen weights of the projections in 4 bits (QLoRA)"
+    )
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """q_proj,v_proj on the command line."""
+        return value.strip("[]").replace(" ", "").split(",") if isinstance(value, str) else value
+
+    @field_validator("lora_targets")
+    @classmethod
+    def _are_known(cls, value: list[str] | None) -> list[str] | None:
+        if unknown := set(value or ()) - set(LINEARS):
+            raise ValueError(f"expected some of {', '.join(LINEARS)}, got {min(unknown)}")
+        return value
+
+    @property
+    def shape(self) -> AdapterShape:
+        rank = self.lora_rank or 0
+        scale = (self.lora_alpha or rank) / rank if rank else 1.0
+        return AdapterShape(rank, scale, tuple(self.lora_targets or LINEARS), self.quantize)
 
 
 class EvalKeys(Group):

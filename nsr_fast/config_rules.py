@@ -17,6 +17,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
         ("activation_offload",),
         lambda c: c.memory.gradient_checkpointing,
     ),
+    "lora_rank": (("lora_alpha", "lora_targets"), lambda c: c.lora.lora_rank is not None),
     "reward: math": (("extract",), lambda c: "math" in c.reward.names),
     "reward: code": (("unsafe",), lambda c: "code" in c.reward.names),
     "reward: math or code": (

@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 CHAT = "__chat__"  # column of rows whose prompt came as messages, also as a single one
+
+# The projections of a layer that can carry an adapter.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +91,34 @@ def sampling_seed(run_seed: int, stream: str, round_index: int, prompt_index: in
     """
     key = f"{run_seed}/{stream}/{round_index}/{prompt_index}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 2
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """What engine and trainer must agree on; rank 0: no adapter."""
+
+    rank: int = 0
+    scale: float = 1.0
+    targets: tuple[str, ...] = LINEARS
+    quantize: str = "none"
+
+    @classmethod
+    def from_json(cls, value: dict) -> "AdapterShape":
+        """Of to_json's value."""
+        return cls(**value | {"targets": tuple(value["targets"])})
+
+    def to_json(self) -> dict:
+        """As plain lists and numbers."""
+        return asdict(self) | {"targets": list(self.targets)}
+
+    @property
+    def is_plain(self) -> bool:
+        """Full training of plain matrices."""
+        return not self.rank and self.quantize == "none"
+
+    def adapts(self, module_name: str) -> bool:
+        """Whether the linear of this name (model.layers.0.self_attn.q_proj) has A and B."""
+        return bool(self.rank) and module_name.rpartition(".")[2] in self.targets
+
+
+PLAIN = AdapterShape()

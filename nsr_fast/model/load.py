@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -16,9 +17,11 @@ from transformers.utils import logging
 
 from nsr_fast.config_groups import ModelKeys
 from nsr_fast.errors import InputError
+from nsr_fast.model.adapter import adapt
 from nsr_fast.model.attention import PACKED_ATTENTION
 from nsr_fast.model.layout import check_family
 from nsr_fast.model.lean_layers import lean_layers
+from nsr_fast.types import PLAIN, AdapterShape
 
 Policy, Tokenizer = PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,19 +47,58 @@ def load_tokenizer(model: str) -> Tokenizer:
     return tokenizer
 
 
-def load_policy(keys: ModelKeys, *, gradient_checkpointing: bool = False) -> Policy:
-    """Load the weights, for training, on the GPU where there is one."""
-    model = keys.model
+def load_policy(
+    keys: ModelKeys,
+    shape: AdapterShape = PLAIN,
+    *,
+    gradient_checkpointing: bool = False,
+    is_empty: bool = False,
+) -> Policy:
+    """The policy for training, on the GPU where there is one, with the adapters of `shape`.
+
+    is_empty   every parameter on the meta device: the engine loads the checkpoint, and
+               share_weights binds the policy to the engine's tensors
+    """
+    model, options = keys.model, {"dtype": weight_dtype(keys)}
+    options["attn_implementation"] = PACKED_ATTENTION
     try:
-        policy = AutoModelForCausalLM.from_pretrained(
-            model, dtype=weight_dtype(keys), attn_implementation=PACKED_ATTENTION
-        )
+        if is_empty:
+            with torch.device("meta"):
+                policy = AutoModelForCausalLM.from_config(model_config(model), **options)
+            policy.generation_config = generation_config(model)
+        else:
+            policy = AutoModelForCausalLM.from_pretrained(model, **options)
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
     policy.config.use_cache = False
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
-    return lean_layers(policy.to("cuda" if torch.cuda.is_available() else "cpu").train())
+    adapt(policy, shape)
+    if not is_empty:
+        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    return lean_layers(policy.train())
+
+
+def fill_buffers(policy: Policy, device: torch.device) -> None:
+    """Make the buffers of a policy from the meta device (rotary frequencies) from its config."""
+    for name, module in list(policy.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            parent, _, last = name.rpartition(".")
+            made = type(module)(policy.config).to(device)
+            setattr(policy.get_submodule(parent), last, made)
+
+
+def model_config(model: str) -> PretrainedConfig:
+    """config.json of a checkpoint."""
+    return AutoConfig.from_pretrained(model)
+
+
+def generation_config(model: str) -> GenerationConfig:
+    """generation_config.json of a checkpoint; most base models have none: then its config's."""
+    try:
+        return GenerationConfig.from_pretrained(model)
+    except OSError:
+        return GenerationConfig.from_model_config(model_config(model))
 
 
 def weight_dtype(keys: ModelKeys) -> torch.dtype:
@@ -80,10 +122,7 @@ def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int]
     turn_end_ids   with which the template ends a turn of the assistant
     """
     config = AutoConfig.from_pretrained(model)
-    try:
-        generation = GenerationConfig.from_pretrained(model)
-    except OSError:  # most base models have none
-        generation = GenerationConfig()
+    generation = generation_config(model)
     found = set(turn_end_ids)
     for value in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
         found.update(value if isinstance(value, list) else [] if value is None else [value])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nsr_fast.config_groups import EngineKeys
 from nsr_fast.errors import InputError
-from nsr_fast.types import Budget, Prompt, Rollout, Sampling
+from nsr_fast.types import PLAIN, AdapterShape, Budget, Prompt, Rollout, Sampling
 
 if TYPE_CHECKING:
     from nsr_fast.model.load import Policy, Tokenizer
@@ -73,6 +73,7 @@ def build_engine(
     stop_token_ids: Sequence[int],
     max_model_len: int,
     kv_cache_bytes: int | None = None,
+    adapter: AdapterShape = PLAIN,
     vocab: int | None = None,
     seed: int = 0,
 ) -> Engine:
@@ -82,6 +83,7 @@ def build_engine(
     stop_token_ids  every id that ends a completion
     max_model_len   tokens of prompt and completion together
     kv_cache_bytes  of vLLM's KV cache; None: chosen here
+    adapter         of the policy: the engine's layers have the same
     vocab           ids from here on belong to no token and are never sampled; None: all may be
     """
     sizes = {
@@ -105,4 +107,5 @@ def build_engine(
         share=keys.share_weights,
         gpu_memory_utilization=keys.gpu_memory_utilization,
         kv_cache_bytes=kv_cache_bytes,
+        adapter=adapter,
     )

@@ -3,9 +3,6 @@
 vLLM stacks q|k|v and gate|up into one matrix each and pads the embedding rows; a row slice of those
 tensors has exactly the shape of the Hugging Face parameter. After `share_weights` the optimizer's
 in-place write IS the weight sync. The engine must still forget its prefix cache after every one.
-
-On the CPU vLLM packs each weight into a private oneDNN buffer and drops the tensor; a layout first
-gives every such layer a plain tensor and a plain matrix product, after which the CPU equals CUDA.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,36 +12,20 @@ import torch
 from torch import nn
 
 from nsr_fast.errors import GuardStop
-from nsr_fast.model.layout import engine_name, policy_names
+from nsr_fast.model.layout import engine_name
+from nsr_fast.model.load import fill_buffers
 
 
 class LayoutUnknown(Exception):
     """The engine's tensors cannot hold the policy's parameters as row slices; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the engine holds each policy parameter. `unpack` makes packed CPU layers plain."""
+def find_views(engine_model: nn.Module, policy: nn.Module) -> dict[str, torch.Tensor]:
+    """The row slice of the engine's tensors for each parameter of the policy, by its name.
 
-    views: Mapping[str, torch.Tensor]  # Hugging Face parameter name -> row slice of the engine's
-    packed: Mapping[str, torch.Tensor]  # module name -> plain weight to be, not filled yet
-
-    def unpack(self, engine_model: nn.Module, source: Mapping[str, torch.Tensor]) -> None:
-        """Fill and install the plain weights, from Hugging Face names; nothing to do on CUDA."""
-        for name, module in engine_model.named_modules():
-            if name in self.packed:
-                parts = [source[f"{part}.weight"] for part in policy_names(name)]
-                torch.cat(parts, out=self.packed[name])
-                module.weight = nn.Parameter(self.packed[name], requires_grad=False)
-            if hasattr(module, "cpu_linear"):
-                module.cpu_linear = nn.functional.linear
-
-
-def find_layout(engine_model: nn.Module, policy: nn.Module) -> Layout:
-    """Match names, shapes and dtypes of both sides; changes nothing. Raises LayoutUnknown."""
-    packed = _packed_weights(engine_model, policy.state_dict())
+    Names, shapes and dtypes of both sides must match; changes nothing. Raises LayoutUnknown.
+    """
     engine = {name: parameter.data for name, parameter in engine_model.named_parameters()}
-    engine |= {f"{name}.weight": weight for name, weight in packed.items()}
     offsets: dict[str, int] = {}
     views = {}
     for name, parameter in policy.named_parameters():
@@ -61,7 +42,7 @@ def find_layout(engine_model: nn.Module, policy: nn.Module) -> Layout:
         offsets[fused] = start + parameter.shape[0]
         views[name] = view
     _check_all_rows_bound(engine, offsets)
-    return Layout(views, packed)
+    return views
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +56,17 @@ class Binding:
 
 
 def share_weights(engine_model: nn.Module, policy: nn.Module) -> list[Binding]:
-    """Make every policy parameter a view into the engine; each is checked by shape and value.
+    """Make every policy parameter a view into the engine; each is checked by shape.
 
-    Tied parameters stay tied. The policy's own copies are freed. Returns what check_shared reads.
-    Raises LayoutUnknown before anything is changed.
+    A policy on the meta device takes the values that the engine loaded; one with values of its own
+    must have the same, and gives its copies up. Tied parameters stay tied. Returns what
+    check_shared reads. Raises LayoutUnknown before anything is changed.
     """
-    layout = find_layout(engine_model, policy)
-    layout.unpack(engine_model, policy.state_dict())
-    views = layout.views
-    check_equal(views, policy)
+    views = find_views(engine_model, policy)
+    if is_empty(policy):
+        fill_buffers(policy, next(iter(views.values())).device)
+    else:
+        check_equal(views, policy)
     replacement = {
         id(parameter): nn.Parameter(views[name], parameter.requires_grad)
         for name, parameter in policy.named_parameters()
@@ -132,6 +115,11 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     }
 
 
+def is_empty(policy: nn.Module) -> bool:
+    """Whether it is on the meta device and waits for the engine's tensors."""
+    return any(parameter.is_meta for parameter in policy.parameters())
+
+
 def _bindings(model: nn.Module) -> list[Binding]:
     return [
         Binding(f"{prefix}.{name}", module, name, parameter.data_ptr())
@@ -139,25 +127,6 @@ def _bindings(model: nn.Module) -> list[Binding]:
         for name, parameter in module._parameters.items()
         if parameter is not None
     ]
-
-
-def _packed_weights(
-    engine_model: nn.Module, source: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """An empty plain weight for every layer whose tensor vLLM's CPU backend has dropped."""
-    packed = {}
-    for name, module in engine_model.named_modules():
-        if not hasattr(module, "cpu_linear") or module.weight.numel():
-            continue
-        parts = [source.get(f"{part}.weight") for part in policy_names(name)]
-        if any(part is None or part.dim() != 2 for part in parts):
-            raise LayoutUnknown(f"the policy has no matrices for the engine's {name}")
-        shape = sum(len(part) for part in parts), parts[0].shape[1]
-        if shape != (module.output_size, module.input_size):
-            expected = (module.output_size, module.input_size)
-            raise LayoutUnknown(f"{name}: expected {expected} in the policy, got {shape}")
-        packed[name] = torch.empty(shape, dtype=parts[0].dtype)
-    return packed
 
 
 def _check_all_rows_bound(engine: Mapping[str, torch.Tensor], rows: Mapping[str, int]) -> None:

@@ -18,7 +18,7 @@ from nsr_fast.rollout.budget import BudgetMeter
 from nsr_fast.rollout.vllm_memory import KvCacheTurns
 from nsr_fast.rollout.vllm_start import mask_logits, start_vllm
 from nsr_fast.rollout.weights import EngineWeights
-from nsr_fast.types import Budget, Prompt, Rollout, Sampling
+from nsr_fast.types import PLAIN, AdapterShape, Budget, Prompt, Rollout, Sampling
 
 _WAIT_FOR_ALL = Budget()
 
@@ -27,10 +27,11 @@ class VllmEngine:
     """One vLLM engine whose weights are the policy's own; see Engine for the methods.
 
     model_dir   local checkpoint directory or hub name
-    policy     the transformers model to train; its parameters become views into the engine
+    policy     the transformers model to train, also on the meta device; its parameters become views
+               into the engine
     share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
-    vocab      as in build_engine
+    vocab, adapter  as in build_engine
     """
 
     _is_alive = False  # vLLM's process-wide groups serve one engine at a time
@@ -49,6 +50,7 @@ class VllmEngine:
         seed: int = 0,
         gpu_memory_utilization: float = 0.3,
         kv_cache_bytes: int | None = None,
+        adapter: AdapterShape = PLAIN,
     ):
         if VllmEngine._is_alive:
             raise RuntimeError("one vLLM engine a process at a time: close() the other one first")
@@ -64,6 +66,7 @@ class VllmEngine:
             seed=seed,
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_bytes=kv_cache_bytes,
+            adapter=adapter,
         )
         VllmEngine._is_alive = True
         self._weights = self._turns = None

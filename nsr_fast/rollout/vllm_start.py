@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from nsr_fast.model.layout import head_dim
 from nsr_fast.model.load import Policy
+from nsr_fast.types import AdapterShape
 
-_CPU_BLOCK_TOKENS = 128
+_CPU_BLOCK_TOKENS = 32  # prompts share whole blocks: vLLM's 128 would share hardly any
 _CPU_BATCHED_TOKENS = 8192
 _CPU_KV_LIMIT_BYTES = 4 << 30
 _STREAM_INTERVAL = 16  # tokens between two reports on a running completion
@@ -28,6 +29,7 @@ def start_vllm(
     seed: int,
     gpu_memory_utilization: float,
     kv_cache_bytes: int | None,
+    adapter: AdapterShape,
 ):
     """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
@@ -36,6 +38,7 @@ def start_vllm(
     options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
     if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
         options |= {
+            "block_size": _CPU_BLOCK_TOKENS,
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
@@ -46,6 +49,10 @@ def start_vllm(
             "gpu_memory_utilization": gpu_memory_utilization,
         }
     llm_class = _import_vllm(on_cpu)
+    if not hasattr(policy.config, "quantization_config"):
+        from nsr_fast.rollout.vllm_linear import engine_options
+
+        options |= engine_options(adapter)
     with _no_future_warnings():
         return llm_class(
             model=model_dir,

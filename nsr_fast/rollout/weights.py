@@ -1,26 +1,28 @@
 """How an engine gets the policy's weights: one memory for both, or a checked copy after updates.
 
-Sharing needs plain matrices on both sides (shared_weights.py). Where the engine quantises or splits
-them, where LoRA wraps the policy's layers or the family's layout is unknown, vLLM's own loader
-takes a copy after each update, in process.
+Sharing needs tensors of one layout on both sides (shared_weights.py). Where the engine quantises or
+splits them in its own way or the family's layout is unknown, vLLM's own loader takes a copy after
+each update, in process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from nsr_fast.errors import GuardStop
+from nsr_fast.errors import EngineFailure, GuardStop
 from nsr_fast.rollout.shared_weights import (
     LayoutUnknown,
     check_equal,
     check_shared,
-    find_layout,
+    find_views,
     fingerprint,
+    is_empty,
     share_weights,
 )
 
-_PLAIN_METHODS = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
+_KNOWN_METHODS = ("SharedLinear", "SharedEmbedding")  # rollout/vllm_linear.py
+_KNOWN_METHODS += ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
 
 
 class EngineWeights:
@@ -32,12 +34,17 @@ class EngineWeights:
     def __init__(self, llm, policy: nn.Module, *, share: bool):
         self._llm, self._policy = llm, policy
         self._bindings = self._views = None
-        reason = self._apply(lambda model: obstacle(model, policy))
+        reason = self._apply(obstacle)
         if reason is None:
             try:
                 self._link(share)
             except LayoutUnknown as unknown:
                 reason = str(unknown)
+        if reason is not None and is_empty(policy):
+            raise EngineFailure(
+                f"engine: it cannot share the policy's weights ({reason}); set share_weights: "
+                "false, then it takes a copy after each update"
+            )
         self._seen = None if reason is None else self._fingerprints()
         if reason is None and share:
             self.note = "weights: the engine computes with the policy's own tensors"
@@ -58,16 +65,14 @@ class EngineWeights:
         if share:
             self._bindings = self._apply(lambda model: share_weights(model, self._policy))
             return
-        layout = self._apply(lambda model: find_layout(model, self._policy))
-        self._apply(lambda model: layout.unpack(model, self._policy.state_dict()))
-        self._views = layout.views
+        self._views = self._apply(lambda model: find_views(model, self._policy))
+        copy_weights(self._views, self._policy)
 
     def _reload(self) -> None:
         """Through vLLM's loader. Its tensors have another form than the policy's, so the proof is
         that they changed exactly when the policy's did; the drift of logprobs is measured too."""
-        weights = {"weights_iterator": plain_weights(self._policy)}
-        self._llm.collective_rpc("reload_weights", kwargs=weights)
-        self._apply(_repack_head)
+        weights = ((name, p.detach()) for name, p in self._policy.named_parameters())
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         before, self._seen = self._seen, self._fingerprints()
         if [a == b for a, b in zip(before, self._seen)] in ([True, False], [False, True]):
             raise GuardStop(
@@ -84,14 +89,11 @@ class EngineWeights:
         return self._llm.apply_model(function)[0]
 
 
-def obstacle(engine_model: nn.Module, policy: nn.Module) -> str | None:
+def obstacle(engine_model: nn.Module) -> str | None:
     """Why the two cannot share memory whatever their names and shapes, or None."""
-    for name, module in policy.named_modules():
-        if hasattr(module, "base_layer"):
-            return f"LoRA wraps the policy's {name}"
     for name, module in engine_model.named_modules():
         method = type(getattr(module, "quant_method", None)).__name__
-        if method not in (*_PLAIN_METHODS, "NoneType") and hasattr(module, "weight"):
+        if method not in (*_KNOWN_METHODS, "NoneType") and hasattr(module, "weight"):
             return f"the engine's {name} is quantised ({method})"
         if getattr(module, "tp_size", 1) > 1:
             return f"tensor parallelism splits the engine's {name}"
@@ -104,30 +106,3 @@ def copy_weights(views: dict[str, torch.Tensor], policy: nn.Module) -> None:
     for name, parameter in policy.named_parameters():
         views[name].copy_(parameter)
     check_equal(views, policy)
-
-
-@torch.no_grad()
-def plain_weights(policy: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """(Hugging Face name, tensor) of every parameter, LoRA layers (PEFT's) merged into their base.
-
-    Adapters' own parameters are left out.
-    """
-    wrapped = {name: m for name, m in policy.named_modules() if hasattr(m, "base_layer")}
-    for name, parameter in policy.named_parameters():
-        owner, _, rest = name.rpartition(".base_layer.")
-        if owner in wrapped and rest == "weight":
-            layer = wrapped[owner]
-            for adapter in layer.active_adapters:
-                parameter = parameter + layer.get_delta_weight(adapter)
-            yield f"{owner}.weight", parameter.detach()
-        elif owner in wrapped:
-            yield f"{owner}.{rest}", parameter.detach()
-        elif not any(name.startswith(f"{inside}.") for inside in wrapped):
-            yield name, parameter.detach()
-
-
-def _repack_head(engine_model: nn.Module) -> None:
-    """vLLM's CPU loader leaves the packed copy of a tied head as it was: pack it again."""
-    head = getattr(engine_model, "lm_head", None)
-    if head is not None and hasattr(head, "cpu_linear"):
-        head.quant_method.process_weights_after_loading(head)

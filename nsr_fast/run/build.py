@@ -17,6 +17,7 @@ from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
 from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
+from nsr_fast.model.adapter import init_adapters
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -166,7 +167,13 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
     memory = config.memory
-    policy = load_policy(config.model, gradient_checkpointing=memory.gradient_checkpointing)
+    shape = config.lora.shape
+    policy = load_policy(
+        config.model,
+        shape,
+        gradient_checkpointing=memory.gradient_checkpointing,
+        is_empty=resolve_engine(config.engine.engine) == "vllm" and config.engine.share_weights,
+    )
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
     check_context(policy, max_model_len)
     engine = build_engine(
@@ -177,7 +184,9 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
         kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
+        adapter=shape,
         vocab=inputs.vocab,
         seed=config.run.seed,
     )
+    init_adapters(policy, config.run.seed)
     return Actor(policy, engine)
