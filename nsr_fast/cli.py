@@ -10,6 +10,7 @@ from nsr_fast.errors import EngineFailure, GuardStop, InputError
 _USAGE = """usage: nsr-fast VERB [options]
 
   train   --config FILE.yaml [--key value ...]   train a policy, write a run directory
+  merge   ADAPTER_DIR OUT_DIR                    an adapter and its base as one checkpoint
   report  RUN_DIR                                write RUN_DIR/report.html again
   verify  --data CASES.jsonl | --golds DATA      audit the math verifier, or a data set's answers
   check                                          every kernel backend here against float64
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb(name: str) -> Callable[[list[str]], int | None]:
     verbs = {
         "train": _train,
+        "merge": _merge,
         "report": _report,
         "verify": _verify,
         "check": _check,
@@ -83,6 +85,12 @@ def _report(words: list[str]) -> None:
     from nsr_fast.run.report import write_report
 
     print(write_report(words[0]))
+
+
+def _merge(words: list[str]) -> None:
+    from nsr_fast.run.merge import main as merge
+
+    merge(words)
 
 
 def _verify(words: list[str]) -> int:

@@ -112,6 +112,11 @@ class AdapterShape:
         return asdict(self) | {"targets": list(self.targets)}
 
     @property
+    def alpha(self) -> float:
+        """lora_alpha of PEFT's config: scale = alpha / rank."""
+        return self.scale * self.rank
+
+    @property
     def is_plain(self) -> bool:
         """Full training of plain matrices."""
         return not self.rank and self.quantize == "none"

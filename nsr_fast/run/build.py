@@ -18,17 +18,20 @@ from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
 from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
 from nsr_fast.model.adapter import init_adapters
+from nsr_fast.model.adapter_files import load_adapter
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
     check_context,
     load_policy,
     load_tokenizer,
+    model_config,
     parameter_counts,
     stop_token_ids,
     vocabulary,
     weight_dtype,
 )
+from nsr_fast.model.source import ModelSource, check_quantizable, find_source
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.trial import trial_calls
@@ -49,6 +52,7 @@ class Inputs:
     tokenizer: Tokenizer
     stop_token_ids: list[int]
     vocab: int  # ids from here on belong to no token
+    source: ModelSource
     opening: list[str]  # lines that show what the run is about to do
 
 
@@ -63,7 +67,7 @@ class Actor:
 def prepare(config: Config) -> Inputs:
     """Check everything and read the data. Raises InputError; changes nothing on disk."""
     check_output_dir(config.run)
-    keys, model = config.data, config.model.model
+    keys = config.data
     rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data
     eval_rows = _rows(config, eval_data, "eval_data") if eval_data else []
@@ -74,7 +78,10 @@ def prepare(config: Config) -> Inputs:
         eval_rows = reward.check_rows(eval_rows, drop_bad_golds=drop)
     notes = trial_calls([p for p, _ in reward.parts], rows, config.sampling.num_generations)
     resolve_engine(config.engine.engine)
+    source = find_source(config.model, config.lora)
+    model = source.keys.model
     tokenizer = load_tokenizer(model)
+    check_quantizable(source, model_config(model))
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
         eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
@@ -98,6 +105,7 @@ def prepare(config: Config) -> Inputs:
         tokenizer=tokenizer,
         stop_token_ids=stops,
         vocab=vocab,
+        source=source,
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
     )
 
@@ -166,11 +174,10 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
-    memory = config.memory
-    shape = config.lora.shape
+    memory, source = config.memory, inputs.source
     policy = load_policy(
-        config.model,
-        shape,
+        source.keys,
+        source.shape,
         gradient_checkpointing=memory.gradient_checkpointing,
         is_empty=resolve_engine(config.engine.engine) == "vllm" and config.engine.share_weights,
     )
@@ -178,15 +185,18 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     check_context(policy, max_model_len)
     engine = build_engine(
         config.engine,
-        config.model.model,
+        source.keys.model,
         policy,
         inputs.tokenizer,
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
         kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
-        adapter=shape,
+        adapter=source.shape,
         vocab=inputs.vocab,
         seed=config.run.seed,
     )
-    init_adapters(policy, config.run.seed)
+    if source.adapter_folder:
+        load_adapter(policy, source.adapter_folder)
+    else:
+        init_adapters(policy, config.run.seed)
     return Actor(policy, engine)

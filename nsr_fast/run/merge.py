@@ -1,0 +1,50 @@
+"""`nsr-fast merge`: an adapter and its base become one checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from nsr_fast.config_groups import LoraKeys, ModelKeys
+from nsr_fast.errors import InputError
+from nsr_fast.model.adapter_files import load_adapter, merge_adapters
+from nsr_fast.model.load import load_policy, load_tokenizer
+from nsr_fast.model.source import find_source
+
+USAGE = """nsr-fast merge ADAPTER_DIR OUT_DIR [--dtype float32|bfloat16]
+
+Writes a Hugging Face checkpoint with W + alpha / r B A in place of each adapted W, summed in
+float32 and stored in --dtype (float32).
+"""
+
+
+def main(words: list[str]) -> None:
+    """The verb. Raises InputError."""
+    if words in (["-h"], ["--help"]):
+        print(USAGE, end="")
+        return
+    dtype = "float32"
+    if len(words) == 4 and words[2] == "--dtype":
+        dtype = words[3]
+    elif len(words) != 2:
+        raise InputError("merge: write nsr-fast merge ADAPTER_DIR OUT_DIR [--dtype bfloat16]")
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"merge: --dtype: expected float32 or bfloat16, got {dtype!r}")
+    merge(Path(words[0]), Path(words[1]), dtype)
+    print(f"merged {words[0]} into {words[1]} ({dtype})")
+
+
+def merge(adapter: Path, out: Path, dtype: str = "float32") -> None:
+    """Merge the adapter in `adapter` into its base and save the model in `out`, a new folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"merge: {out} exists and is not an empty folder; choose another")
+    source = find_source(ModelKeys(model=str(adapter), dtype="float32"), LoraKeys())
+    if source.adapter_folder is None:
+        raise InputError(f"merge: {adapter} holds no adapter_config.json; expected an adapter")
+    tokenizer = load_tokenizer(source.keys.model)
+    policy = load_policy(source.keys, source.shape)
+    load_adapter(policy, source.adapter_folder)
+    state = merge_adapters(policy)
+    plain = load_policy(source.keys)
+    plain.load_state_dict(state)
+    plain.to(getattr(torch, dtype)).save_pretrained(out)
+    tokenizer.save_pretrained(out)
