@@ -194,3 +194,29 @@ def test_small_and_overlapping_tensors_stay_and_strides_are_kept():
     y.sum().backward()
     for before, after in zip(saved, got, strict=True):
         assert torch.equal(before, after) and before.stride() == after.stride()
+
+
+def test_a_forward_pass_that_fails_gives_everything_back(monkeypatch):
+    """As after running out of memory: the next pass begins with an empty ring."""
+    monkeypatch.setattr(offload, "_MIN_BLOCK_BYTES", 1000)
+    policy = tiny(is_tied=True)
+    policy.gradient_checkpointing_enable()
+    (batch,) = pack(make_rollouts([30, 20]), 100, CPU)
+    activations = ActivationOffload()
+    accumulate_gradients(policy, [batch], OBJECTIVE, 0.9, activations=activations)
+    expected = [p.grad for p in policy.parameters()]
+    policy.zero_grad()
+    found = []
+
+    def fail(*_):
+        found.append(activations.num_kept_bytes)
+        raise torch.OutOfMemoryError("here")
+
+    handle = policy.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        accumulate_gradients(policy, [batch], OBJECTIVE, 0.9, activations=activations)
+    handle.remove()
+    assert found[0] > 0 and activations.num_kept_bytes == 0
+    policy.zero_grad()
+    accumulate_gradients(policy, [batch], OBJECTIVE, 0.9, activations=activations)
+    assert all(torch.equal(a, p.grad) for a, p in zip(expected, policy.parameters()))
