@@ -31,6 +31,8 @@ NEEDS = {
     "system_prompt": ("Be brief.", {"template": "qwen"}),
     "master_weights": ("stochastic", {"dtype": "auto"}),
     "activation_offload": (True, {"gradient_checkpointing": True}),
+    "lora_alpha": (8.0, {"lora_rank": 4}),
+    "lora_targets": (["q_proj"], {"lora_rank": 4}),
     "share_weights": (False, {"engine": "auto"}),
     "gpu_memory_utilization": (0.4, {"engine": "vllm"}),
     "kv_cache_gib": (1.0, {"engine": "vllm"}),

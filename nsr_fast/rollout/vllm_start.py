@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nsr_fast.model.layout import head_dim
+from nsr_fast.model.layout import FAMILIES, head_dim
 from nsr_fast.model.load import Policy
 from nsr_fast.types import AdapterShape
 
@@ -49,7 +49,8 @@ def start_vllm(
             "gpu_memory_utilization": gpu_memory_utilization,
         }
     llm_class = _import_vllm(on_cpu)
-    if not hasattr(policy.config, "quantization_config"):
+    is_known = policy.config.model_type in FAMILIES
+    if is_known and not hasattr(policy.config, "quantization_config"):
         from nsr_fast.rollout.vllm_linear import engine_options
 
         options |= engine_options(adapter)

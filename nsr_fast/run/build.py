@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from nsr_fast.config import Config
+from nsr_fast.config_groups import EngineKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
@@ -179,7 +180,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         source.keys,
         source.shape,
         gradient_checkpointing=memory.gradient_checkpointing,
-        is_empty=resolve_engine(config.engine.engine) == "vllm" and config.engine.share_weights,
+        is_empty=_engine_loads(config.engine, source),
     )
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
     check_context(policy, max_model_len)
@@ -200,3 +201,9 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     else:
         init_adapters(policy, config.run.seed)
     return Actor(policy, engine)
+
+
+def _engine_loads(keys: EngineKeys, source: ModelSource) -> bool:
+    """Whether the engine reads the checkpoint and the policy is bound to its tensors."""
+    is_plain = not hasattr(model_config(source.keys.model), "quantization_config")
+    return resolve_engine(keys.engine) == "vllm" and keys.share_weights and is_plain
