@@ -1,7 +1,6 @@
 // One AdamW step on a state of 3 bytes (../adamw.h; kernels/adamw_8bit_reference.py is the definition):
 // block by block of 256 elements, whose new first moments wait on the stack for their absmax. Results do
 // not depend on the number of threads: blocks are independent.
-#define NSR_DEVICE inline
 #include "../dynamic_map.h"
 #include "adamw_lanes.h"
 #include "rows.h"
@@ -11,34 +10,66 @@ namespace {
 using namespace nsr;
 
 typedef int8_t vcode __attribute__((vector_size(kLanes)));
+typedef int16_t vshort __attribute__((vector_size(kLanes * 2)));
+
+// By way of 16 bits: gcc 12 takes a direct conversion apart into scalars.
+inline vint widen(vcode x) {
+  return __builtin_convertvector(__builtin_convertvector(x, vshort), vint);
+}
+inline vcode narrow(vint x) {
+  return __builtin_convertvector(__builtin_convertvector(x, vshort), vcode);
+}
 
 static_assert(kChunk % kQuantBlock == 0 && kQuantBlock % kLanes == 0);
 
+// Entry i of eight, in each lane: one instruction from AVX2 on.
+struct Table {
+  float entry[16];  // twice the eight
+  constexpr explicit Table(const float (&eight)[8]) : entry() {
+    for (int i = 0; i < 16; ++i) entry[i] = eight[i % 8];
+  }
+  vfloat operator[](vint i) const {
+#if defined(__AVX2__)
+    return __builtin_shuffle(load(entry), i);
+#else
+    return __builtin_shuffle(load(entry), load(entry + 4), i);
+#endif
+  }
+};
+
+// A member of Decade for all seven; the eighth is that of code 128, whose sign is the other one.
+#define NSR_TABLE(member, eighth)                                                           \
+  Table({Decade<0>::member, Decade<1>::member, Decade<2>::member, Decade<3>::member,        \
+         Decade<4>::member, Decade<5>::member, Decade<6>::member, eighth})
+
+constexpr Table kShifts = NSR_TABLE(kShift, 1.0f - 18.0f * kOne), kUnits = NSR_TABLE(kUnit, -1.0f),
+                kScales = NSR_TABLE(kScale, 0.0f), kOffsets = NSR_TABLE(kOffset, 0.0f),
+                kLasts = NSR_TABLE(kLast, 0.0f), kFloors = NSR_TABLE(kFloor, 0.0f);
+
 inline vfloat magnitude(vfloat x) { return (vfloat)((vuint)x & 0x7fffffffu); }
 
-// value(code) of the reference, n codes; the other lanes hold 0.
+// value(code) of the reference, n codes; the other lanes hold 0. The exponent of k is its decade.
 inline vfloat read_values(const int8_t* p, int64_t n) {
   vcode code{};
   std::memcpy(&code, p, n);
-  const vfloat signed_k = __builtin_convertvector(code, vfloat), k = magnitude(signed_k);
-  Decoding<vfloat> by;
-  pick_decoding(k, by);
-  const vfloat size = k > 0.0f ? (18.0f * k + by.shift) * by.unit : vfloat{};
-  const vfloat with_sign = signed_k < 0.0f ? -size : size;
-  return k == kOne ? splat(1.0f) : with_sign;
+  const vfloat signed_k = __builtin_convertvector(widen(code), vfloat), k = magnitude(signed_k);
+  const vint decade = (((vint)k >> 23) - 127) & 7;
+  const vfloat size = (18.0f * k + kShifts[decade]) * kUnits[decade];
+  const vfloat with_sign = (vfloat)((vuint)size ^ ((vuint)signed_k & 0x80000000u));
+  return k > 0.0f ? with_sign : vfloat{};
 }
 
 // nearest_code of the reference, n of them.
 inline void write_codes(int8_t* p, int64_t n, vfloat y) {
   const vfloat size = magnitude(y);
-  Encoding<vfloat> by;
-  pick_encoding(size, by);
-  const vfloat cut = size * by.scale + by.offset;
-  const vfloat below_one = cut < by.last ? cut : by.last;
+  vint decade{};
+  for (int i = 1; i < 7; ++i) decade -= size >= kFloors.entry[i];
+  const vfloat last = kLasts[decade], cut = size * kScales[decade] + kOffsets[decade];
+  const vfloat below_one = cut < last ? cut : last;
   const vfloat k = y >= kLargest ? splat(kOne) : below_one;
   const vint is_code = (size >= kSmallest) & (size < 2.0f);
   const vint whole = __builtin_convertvector(is_code ? k : vfloat{}, vint);
-  const vcode code = __builtin_convertvector(y < 0.0f ? -whole : whole, vcode);
+  const vcode code = narrow(y < 0.0f ? -whole : whole);
   std::memcpy(p, &code, n);
 }
 

@@ -1,10 +1,9 @@
 // One AdamW step on a state of 3 bytes (../adamw.h) on every GPU from sm_80 on: each array is read once
 // and written once. A warp owns a block of 256 elements, a lane two runs of four, 128 apart; the new
 // first moments wait in registers for their absmax, a butterfly over the warp.
+#include "../dynamic_map.h"
 #include "adamw.h"
 #include "adamw_element.cuh"
-
-#include "../dynamic_map.h"
 
 namespace nsr {
 namespace {
@@ -12,11 +11,34 @@ namespace {
 constexpr int kRuns = kQuantBlock / (kWarp * kItems);
 constexpr int kBlocksOfCta = kAdamwThreads / kWarp;
 
+struct Decoding {
+  float shift, unit;
+};
+
+template <int I = 0>
+NSR_DEVICE Decoding decoding_of(float k, Decoding so_far = {}) {
+  using D = Decade<I>;
+  if (I == 0 || k >= float(D::kFirst)) so_far = {D::kShift, D::kUnit};
+  if constexpr (I < 6) return decoding_of<I + 1>(k, so_far);
+  return so_far;
+}
+
+struct Encoding {
+  float scale, offset, last;
+};
+
+template <int I = 0>
+NSR_DEVICE Encoding encoding_of(float size, Encoding so_far = {}) {
+  using D = Decade<I>;
+  if (I == 0 || size >= D::kFloor) so_far = {D::kScale, D::kOffset, D::kLast};
+  if constexpr (I < 6) return encoding_of<I + 1>(size, so_far);
+  return so_far;
+}
+
 // value(code) of kernels/adamw_8bit_reference.py.
 NSR_DEVICE float value_of(int code) {
   const float signed_k = float(code), k = fabsf(signed_k);
-  Decoding<float> by;
-  pick_decoding(k, by);
+  const Decoding by = decoding_of(k);
   const float size = code == 0 ? 0.f : mul_rn(add_rn(mul_rn(18.f, k), by.shift), by.unit);
   return k == kOne ? 1.f : signed_k < 0.f ? -size : size;
 }
@@ -25,8 +47,7 @@ NSR_DEVICE float value_of(int code) {
 NSR_DEVICE int code_of(float y) {
   const float size = fabsf(y);
   if (!(size >= kSmallest && size < 2.f)) return 0;
-  Encoding<float> by;
-  pick_encoding(size, by);
+  const Encoding by = encoding_of(size);
   const float cut = add_rn(mul_rn(size, by.scale), by.offset);
   const int k = int(y >= kLargest ? kOne : cut < by.last ? cut : by.last);
   return y < 0.f ? -k : k;

@@ -130,9 +130,7 @@ def test_a_state_of_the_other_kind_is_refused_by_the_key():
         optimizer_of(parameters_of(HALF), **SETTINGS, optim=optim)
         for optim in ("adamw", "adamw_8bit")
     )
-    with pytest.raises(
-        ValueError, match=r"^optim: expected adamw, the kind of the saved optimizer"
-    ):
+    with pytest.raises(ValueError, match=r"^optim: expected adamw, the kind of the saved "):
         eight.load_state_dict(plain.state_dict())
     with pytest.raises(ValueError, match=r"resume with optim: adamw_8bit$"):
         plain.load_state_dict(eight.state_dict())
