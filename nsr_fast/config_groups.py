@@ -192,6 +192,9 @@ class OptimizerKeys(Group):
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping, global norm")
+    optim: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: 3 bytes a parameter, stochastic rounding, no masters"
+    )
     master_weights: Literal["device", "stochastic"] = Field(
         "device",
         description="float32 copies of bfloat16 weights; stochastic: rounding, no copies; "

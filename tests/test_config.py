@@ -76,6 +76,13 @@ def test_masters_in_host_memory_are_not_also_somewhere_else(capsys):
     assert "copies in host memory: offload), got 'host'" in capsys.readouterr().err
 
 
+def test_8bit_moments_have_no_masters():
+    given = REQUIRED | {"dtype": "bfloat16", "optim": "adamw_8bit"}
+    assert "master_weights" not in Config.from_flat(given).flat()
+    with pytest.raises(InputError, match=r"^master_weights: needs optim: adamw; "):
+        Config.from_flat({**given, "master_weights": "stochastic"})
+
+
 def test_flat_gives_the_same_settings_back():
     values = REQUIRED | {"minibatches": 3, "epsilon": 0.1, "eval_data": "e", "eval_num_samples": 4}
     config = Config.from_flat(values)

@@ -17,20 +17,29 @@ _RING_BYTES = 256 << 20  # train/host_gradients.py: 4 places of 64 MiB
 
 
 def host_bytes(
-    offload: str, num_parameters: int, *, largest: int = 0, weight_bytes: int = 2
+    offload: str,
+    num_parameters: int,
+    *,
+    largest: int = 0,
+    weight_bytes: int = 2,
+    optim: str = "adamw",
 ) -> dict[str, int]:
     """Bytes that `offload` takes in host memory, by term.
 
     num_parameters  that are trained
     largest         elements of the largest of them (embedding, head)
-    weight_bytes    2 (bfloat16) or 4 an element. Buffers: a bfloat16 weight is rounded on the host;
+    weight_bytes    2 (bfloat16) or 4 an element. Buffers: a bfloat16 weight is rounded on the host,
+                    with adamw_8bit either is stepped there, for no master is;
                     gradients cross in one of either dtype (the head's are float32), or in the ring
     """
     if offload == "none":
         return {}
-    rounded = 2 * largest if weight_bytes < 4 else 0
+    is_8bit = optim == "adamw_8bit"
+    rounded = weight_bytes * largest if weight_bytes < 4 or is_8bit else 0
     crossing = (6 if weight_bytes < 4 else 4) * largest
     terms = {"masters and moments": 12 * num_parameters}
+    if is_8bit:
+        terms = {"moments": 3 * num_parameters + num_parameters // 64}
     if offload == "gradients":
         crossing = _RING_BYTES
         terms["gradients"] = 4 * num_parameters

@@ -160,7 +160,8 @@ def _check_host_memory(config: Config) -> None:
         return
     counts = parameter_counts(config.model.model)
     weight_bytes = weight_dtype(config.model).itemsize
-    terms = host_bytes(offload, sum(counts), largest=max(counts), weight_bytes=weight_bytes)
+    sizes = {"largest": max(counts), "weight_bytes": weight_bytes}
+    terms = host_bytes(offload, sum(counts), **sizes, optim=config.optimizer.optim)
     check_host_memory(offload, terms, free_host_bytes())
 
 
