@@ -1,7 +1,6 @@
 """Starting vLLM quietly inside this process, with memory settings that fit the device."""
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,12 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nsr_fast.model.layout import head_dim
 from nsr_fast.model.load import Policy
 
-_CPU_BLOCK_TOKENS = 128
 _CPU_BATCHED_TOKENS = 8192
-_CPU_KV_LIMIT_BYTES = 4 << 30
 _STREAM_INTERVAL = 16  # tokens between two reports on a running completion
 
 
@@ -31,8 +27,6 @@ def start_vllm(
 ):
     """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
-    if kv_cache_bytes is None and on_cpu:
-        kv_cache_bytes = cpu_kv_cache_bytes(policy.config, max_model_len, max_num_seqs)
     options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
     if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
         options |= {
@@ -72,14 +66,6 @@ def mask_logits(model: nn.Module, *, vocab: int) -> None:
             logits[..., vocab:] = float("-inf")
 
     model.logits_processor.register_forward_hook(mask)
-
-
-def cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:
-    """Room for `max_num_seqs` full sequences in float32, at most 4 GiB."""
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token_bytes = 2 * 4 * config.num_hidden_layers * kv_heads * head_dim(config)
-    blocks = max_num_seqs * math.ceil(max_model_len / _CPU_BLOCK_TOKENS) + 8
-    return min(blocks * _CPU_BLOCK_TOKENS * token_bytes, _CPU_KV_LIMIT_BYTES)
 
 
 def _import_vllm(on_cpu: bool):

@@ -16,6 +16,7 @@ from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
+from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -31,6 +32,7 @@ from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
+from nsr_fast.run.plan import plan_of
 from nsr_fast.types import Prompt
 
 
@@ -46,6 +48,7 @@ class Inputs:
     stop_token_ids: list[int]
     vocab: int  # ids from here on belong to no token
     opening: list[str]  # lines that show what the run is about to do
+    plan: MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def prepare(config: Config) -> Inputs:
         stop_token_ids=stops,
         vocab=vocab,
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
+        plan=plan_of(config, [*prompts, *eval_prompts]),
     )
 
 
@@ -143,8 +147,8 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
-    memory = config.memory
-    policy = load_policy(config.model, gradient_checkpointing=memory.gradient_checkpointing)
+    plan = inputs.plan
+    policy = load_policy(config.model, gradient_checkpointing=plan.is_checkpointed)
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
     check_context(policy, max_model_len)
     engine = build_engine(
@@ -154,7 +158,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         inputs.tokenizer,
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
-        kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
+        kv_cache_bytes=plan.kv_bytes,
         vocab=inputs.vocab,
         seed=config.run.seed,
     )

@@ -11,6 +11,8 @@ from nsr_fast.errors import GuardStop, InputError
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
+from nsr_fast.memory.measure import give_back_freed_memory
+from nsr_fast.memory.table import plan_lines
 from nsr_fast.model.attention import attention_note
 from nsr_fast.objective import objective_of
 from nsr_fast.reward.round_log import TrainerState
@@ -21,6 +23,7 @@ from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
 from nsr_fast.run.report import write_report
 from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.round import Learner, RoundResult, run_round
 from nsr_fast.types import Prompt
 
@@ -33,8 +36,10 @@ def train(config: Config) -> Path:
         _print_dry_run(config, inputs)
         return folder
     with Progress(config.run.max_rounds) as progress:
-        for line in (*inputs.warnings, *inputs.opening):
+        for line in (*inputs.warnings, *inputs.opening, *plan_lines(inputs.plan)):
             progress.say(line)
+        if inputs.plan.setup.device == "cpu":
+            give_back_freed_memory()
         engine = resolve_engine(config.engine.engine)
         progress.say(f"model {config.model.model}: loading, starting {engine} ...")
         learner = build_learner(config, inputs)
@@ -68,6 +73,8 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             num_rows=dict.fromkeys(names, inputs.vocab),
             seed=config.run.seed,
         ),
+        plan=inputs.plan,
+        passes=PassBudget(inputs.plan.tokens),
         vocab=inputs.vocab,
     )
 
@@ -176,7 +183,7 @@ def nothing_trained(metrics: Mapping) -> str:
 
 
 def _print_dry_run(config: Config, inputs: Inputs) -> None:
-    for line in (*inputs.warnings, *inputs.opening):
+    for line in (*inputs.warnings, *inputs.opening, *plan_lines(inputs.plan)):
         print(line)
     lengths = sorted(len(prompt.token_ids) for prompt in inputs.prompts)
     print(json.dumps(config.flat(), indent=1))

@@ -96,6 +96,11 @@ class PolicyOptimizer:
             state.parameter.grad = None
         return grad_norm
 
+    def drop_gradients(self) -> None:
+        """Forget what was accumulated since the last step."""
+        for state in self._states.values():
+            state.parameter.grad = None
+
     def state_dict(self) -> dict:
         """Everything a resumed run needs to take the same steps, bit for bit, by parameter name.
 

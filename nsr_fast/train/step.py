@@ -4,11 +4,13 @@
 
 so the gradient does not depend on how a minibatch is split into micro-batches. Rollouts of weight 0
 are not here at all. With one minibatch the update is on-policy and the ratio is 1; with more, the
-objective's terms see the logprobs before the first step.
+objective's terms see the logprobs before the first step. A pass out of memory is survived:
+train/passes.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from nsr_fast.model.batch import MicroBatch, hidden_states
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
 from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.passes import PassBudget, run_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +46,31 @@ def update_policy(
     objective: Objective,
     temperature: float,
     vocab: int | None = None,
+    budget: PassBudget | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
     vocab   valid rows of the head, see Head; None: all
+    budget  tokens of a pass from the first failure on, lowered by each; None: those of the largest
+    Raises  GuardStop when a single sequence does not fit into memory
     """
-    old_logprobs = None
+    budget = budget or PassBudget(max(sum(b.sequence_lengths) for m in minibatches for b in m))
+    old = None
     if "old" in objective.needs:
-        old_logprobs = [
-            [policy_logprobs(policy, batch, temperature, vocab) for batch in minibatch]
-            for minibatch in minibatches
-        ]
+        old = {}
+        of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
+        for minibatch in minibatches:
+            old |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
     losses, grad_norms, entropies, drifts, clipped = [], [], [], [], []
-    for index, minibatch in enumerate(minibatches):
-        old = old_logprobs[index] if old_logprobs else None
-        passes = accumulate_gradients(policy, minibatch, objective, temperature, old, vocab)
+    for minibatch in minibatches:
+        gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old)
+        batches, passes = run_passes(policy, minibatch, gradient, budget, optimizer.drop_gradients)
         losses.append(sum(float(result.loss.detach()) for result in passes))
         grad_norms.append(optimizer.step())
-        for batch, result, old_logprob in zip(minibatch, passes, old or [None] * len(passes)):
+        for batch, result in zip(batches, passes, strict=True):
             entropies.append(result.entropy)
             clipped.append(result.stats.is_clipped)
-            before = result.logprob if old_logprob is None else old_logprob
+            before = result.logprob if old is None else _of_batch(old, batch)
             drifts.append((before - batch.sampler_logprob).abs())
     drift = torch.cat(drifts)
     return UpdateMetrics(
@@ -72,7 +79,7 @@ def update_policy(
         entropy_trained=float(torch.cat(entropies).mean()),
         drift_mean=float(drift.mean()),
         drift_max=float(drift.max()),
-        clip_fraction=float(torch.cat(clipped).mean()) if old_logprobs else None,
+        clip_fraction=float(torch.cat(clipped).mean()) if old is not None else None,
         trained_tokens=drift.numel(),
         steps=len(minibatches),
     )
@@ -87,23 +94,51 @@ def accumulate_gradients(
     vocab: int | None = None,
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to every parameter's .grad, one packed pass at a time."""
+    old = None if old_logprobs is None else _by_rollout(minibatch, old_logprobs)
+    gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old)
+    return [gradient(batch) for batch in minibatch]
+
+
+def _gradient_pass(
+    policy: Policy,
+    minibatch: Sequence[MicroBatch],
+    objective: Objective,
+    temperature: float,
+    vocab: int | None,
+    old: Mapping[int, Tensor] | None,
+) -> Callable[[MicroBatch], PolicyLoss]:
+    """The pass that adds its share of the minibatch's gradient, however the minibatch is packed."""
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
     head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
     entropy_coef = objective.entropy_coef / denominator
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
-    results = []
-    for index, batch in enumerate(minibatch):
+
+    def one_pass(batch: MicroBatch) -> PolicyLoss:
         tokens = TokenInputs(
             hidden_states(policy, batch),
             batch.target,
             batch.token_weight / denominator,
-            old_logprob=old_logprobs[index] if old_logprobs is not None else None,
+            old_logprob=None if old is None else _of_batch(old, batch),
             sampler_logprob=batch.sampler_logprob,
         )
         result = policy_pass(head, tokens, objective.terms, options)
         result.loss.backward()
-        results.append(result)
-    return results
+        return result
+
+    return one_pass
+
+
+def _by_rollout(batches: Sequence[MicroBatch], logprobs: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Every rollout's logprobs by its id(): they outlive the packing."""
+    found = {}
+    for batch, logprob in zip(batches, logprobs, strict=True):
+        parts = logprob.split([len(rollout.token_ids) for rollout in batch.rollouts])
+        found |= {id(rollout): part for rollout, part in zip(batch.rollouts, parts)}
+    return found
+
+
+def _of_batch(by_rollout: Mapping[int, Tensor], batch: MicroBatch) -> Tensor:
+    return torch.cat([by_rollout[id(rollout)] for rollout in batch.rollouts])
 
 
 @torch.no_grad()

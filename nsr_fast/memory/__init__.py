@@ -1,0 +1,1 @@
+"""What a run needs in bytes, what the machine has, and what was used in the end."""
