@@ -19,7 +19,7 @@ from nsr_fast.memory.terms import GIB, Setup
 _MOST_TOKENS = {"cuda": 65536, "cpu": 1024}
 _GOOD_PASS = {"cuda": 4096, "cpu": 1024}  # tokens that are worth more than no checkpointing
 _SLACK = 0.9
-_CPU_BLOCK_TOKENS = 32
+CPU_BLOCK_TOKENS = 32  # of vLLM's cache: rollout/vllm_start.py
 _CPU_KV_BYTES = 1 << 30
 
 
@@ -96,7 +96,7 @@ class MemoryPlan:
 
     @property
     def kv_tokens(self) -> int:
-        return self.kv_bytes // terms.kv_token_bytes(self.setup)
+        return self.kv_bytes // terms.kv_token_bytes(self.setup.shape, self.setup.itemsize)
 
     @property
     def host(self) -> dict[str, int]:
@@ -150,21 +150,28 @@ def _tokens(plan: MemoryPlan, is_checkpointed: bool) -> int:
 
 def _kv_bytes(s: Setup, wishes: Wishes, limits: Limits) -> int:
     """Of the KV cache, or of the cache that transformers grows during one batch."""
-    token = terms.kv_token_bytes(s)
+    token = terms.kv_token_bytes(s.shape, s.itemsize)
     if s.engine == "transformers":
         return s.sequences * s.longest * token
     if wishes.kv_bytes is not None:
         return wishes.kv_bytes
     if s.device == "cpu":
-        block = _CPU_BLOCK_TOKENS
-        one = (math.ceil(s.longest / block) + 1) * block * token
-        least = (math.ceil((s.context or s.longest) / block) + 1) * block * token
-        return max(least, min(s.sequences * one, _CPU_KV_BYTES))
+        return cpu_kv_bytes(token, s.sequences, s.longest, s.context or s.longest)
     most = s.sequences * (s.longest + 32) * token
     fixed = terms.weight_bytes(s) + terms.reserve_bytes(s) + terms.workspace_bytes(s)
     if s.offload == "none":
         fixed += terms.state_bytes(s)
     return max(min(limits.device - fixed, most), 0)
+
+
+def cpu_kv_bytes(token_bytes: int, sequences: int, longest: int, context: int) -> int:
+    """vLLM's KV cache on the CPU: every sequence at full length, at most 1 GiB, at least one
+    sequence of `context` tokens; a block beside each for what it shares badly."""
+    one, least = (
+        (math.ceil(tokens / CPU_BLOCK_TOKENS) + 1) * CPU_BLOCK_TOKENS * token_bytes
+        for tokens in (longest, context)
+    )
+    return max(least, min(sequences * one, _CPU_KV_BYTES))
 
 
 def _check_always(plan: MemoryPlan, wishes: Wishes) -> None:
@@ -205,12 +212,13 @@ def _check_rollout(plan: MemoryPlan, wishes: Wishes) -> None:
         "max_num_seqs and max_completion_length",
     }
     _check_sum(plan, {**plan.always, **plan.rollout}, cures)
-    one = (plan.setup.context or plan.setup.longest) * terms.kv_token_bytes(plan.setup)
-    if plan.kv_bytes < one:
+    context = plan.setup.context or plan.setup.longest
+    one = context * terms.kv_token_bytes(plan.setup.shape, plan.setup.itemsize)
+    if not is_grown and plan.kv_bytes < one:
         raise InputError(
             f"memory: the KV cache gets {gib(plan.kv_bytes)} of {gib(plan.limits.device)}, one "
-            f"sequence of {plan.setup.context or plan.setup.longest:,} tokens needs {gib(one)}; raise kv_cache_gib or "
-            "lower max_completion_length"
+            f"sequence of {context:,} tokens needs {gib(one)}; raise kv_cache_gib or lower "
+            "max_completion_length"
         )
 
 

@@ -36,7 +36,7 @@ def plan_table(plan: MemoryPlan) -> list[str]:
         "",
         f"activations a token: {terms.token_bytes(s, False):,} bytes, with "
         f"gradient_checkpointing {terms.token_bytes(s, True):,}; KV cache a token: "
-        f"{terms.kv_token_bytes(s):,}",
+        f"{terms.kv_token_bytes(s.shape, s.itemsize):,}",
         f"one pass could have {tokens_that_fit(plan, False):,} tokens, with "
         f"gradient_checkpointing {tokens_that_fit(plan, True):,}",
     ]

@@ -110,9 +110,9 @@ def tile_bytes(s: Setup, tokens: int) -> int:
     return min(tokens * s.shape.vocab * s.itemsize, _TILE[s.device])
 
 
-def kv_token_bytes(s: Setup) -> int:
-    """Of the KV cache a token; vLLM's on the CPU has the dtype of the model."""
-    return 2 * s.shape.layers * s.shape.key * s.itemsize
+def kv_token_bytes(shape: ModelShape, itemsize: int) -> int:
+    """Of the KV cache a token, in the dtype of the model."""
+    return 2 * shape.layers * shape.key * itemsize
 
 
 def workspace_bytes(s: Setup) -> int:
