@@ -37,7 +37,9 @@ class Failing:
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         layer = model.model.layers[-1]
         if place == "forward":
-            self.handles = [layer.mlp.register_forward_pre_hook(lambda module, args: self.look(args))]
+            self.handles = [
+                layer.mlp.register_forward_pre_hook(lambda module, args: self.look(args))
+            ]
         else:  # the trunk's backward: the head's gradient is in .grad by then
             self.handles = [layer.mlp.register_full_backward_hook(lambda m, g, out: self.look(out))]
 
