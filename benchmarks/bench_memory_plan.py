@@ -118,6 +118,11 @@ def write_model(folder: Path, hidden, intermediate, layers, heads, kv_heads, voc
     model.generation_config.eos_token_id = [2]
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
+    file = folder / "tokenizer.json"  # a token for every row: rows without one are never touched
+    tokenizer = json.loads(file.read_text())
+    known = tokenizer["model"]["vocab"]
+    known |= {f"<{index}>": index for index in range(len(known), vocab)}
+    file.write_text(json.dumps(tokenizer))
 
 
 def about() -> dict:

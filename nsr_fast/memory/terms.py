@@ -15,7 +15,7 @@ from nsr_fast.memory.shape import ModelShape
 
 GIB = 1 << 30
 _TILE = {"cpu": 150 << 20, "cuda": 640 << 20}  # kernels/head_loop.py
-_RESERVE = {"cpu": 600 << 20, "cuda": 3 * GIB // 2}  # CPU: Python, torch, vLLM; CUDA: context, ...
+_RESERVE = {"cpu": 420 << 20, "cuda": 3 * GIB // 2}  # CPU: what imports hold; CUDA: context
 _CUDA_WORKSPACE = 1 << 30
 _CPU_BATCHED_TOKENS = 8192  # rollout/vllm_start.py
 _NF4 = 0.5625  # blocks of 64 values with a float32 each
@@ -32,6 +32,7 @@ class Setup:
     longest     tokens of the longest sequence, prompt and completion
     context     that the engine must be able to hold; None: longest
     sequences   that the engine decodes at once
+    valid_vocab rows of the head that belong to a token; None: all
     max_tokens  that one update can have in all; None: not known
     offload     none, optimizer or gradients
     """
@@ -43,6 +44,7 @@ class Setup:
     longest: int
     sequences: int
     context: int | None = None
+    valid_vocab: int | None = None
     max_tokens: int | None = None
     share_weights: bool = True
     optim: str = "adamw"
@@ -106,8 +108,8 @@ def offloaded_token_bytes(s: Setup) -> int:
 
 
 def tile_bytes(s: Setup, tokens: int) -> int:
-    """The tile of logits."""
-    return min(tokens * s.shape.vocab * s.itemsize, _TILE[s.device])
+    """The tile of logits; rows that belong to no token have none."""
+    return min(tokens * (s.valid_vocab or s.shape.vocab) * s.itemsize, _TILE[s.device])
 
 
 def kv_token_bytes(shape: ModelShape, itemsize: int) -> int:

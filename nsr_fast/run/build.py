@@ -96,7 +96,7 @@ def prepare(config: Config) -> Inputs:
         stop_token_ids=stops,
         vocab=vocab,
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
-        plan=plan_of(config, [*prompts, *eval_prompts]),
+        plan=plan_of(config, [*prompts, *eval_prompts], vocab=vocab),
     )
 
 

@@ -21,17 +21,22 @@ _GB = 10**9
 
 
 def plan_of(
-    config: Config, prompts: Sequence[Prompt] = (), *, device: str | None = None
+    config: Config,
+    prompts: Sequence[Prompt] = (),
+    *,
+    vocab: int | None = None,
+    device: str | None = None,
 ) -> MemoryPlan:
     """What fits where the run is to be; device None: that of this machine.
 
     prompts   of the run; empty: as long as max_prompt_length
+    vocab     rows of the head that belong to a token; None: all
     Raises    InputError when it cannot fit
     """
     import torch
 
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    memory, setup = config.memory, _setup(config, prompts, device or here)
+    memory, setup = config.memory, _setup(config, prompts, vocab, device or here)
     wishes = Wishes(
         micro_batch_tokens=_given(memory.micro_batch_tokens),
         gradient_checkpointing=_given(memory.gradient_checkpointing),
@@ -53,7 +58,7 @@ def _given(value: object) -> object:
     return None if value == "auto" else value
 
 
-def _setup(config: Config, prompts: Sequence[Prompt], device: str) -> Setup:
+def _setup(config: Config, prompts: Sequence[Prompt], vocab: int | None, device: str) -> Setup:
     keys, sampling, round_keys = config.memory, config.sampling, config.round
     context = config.data.max_prompt_length + sampling.max_completion_length
     longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
@@ -71,6 +76,7 @@ def _setup(config: Config, prompts: Sequence[Prompt], device: str) -> Setup:
         longest=longest,
         context=context,
         sequences=min(config.engine.max_num_seqs, rollouts),
+        valid_vocab=vocab,
         max_tokens=per_step * longest,
         share_weights=config.engine.share_weights,
         optim=getattr(config.optimizer, "optim", "adamw"),

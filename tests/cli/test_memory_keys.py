@@ -59,19 +59,22 @@ def test_a_run_shows_its_plan_and_the_measured_peak(run):
     assert 0 < metrics["memory/largest_pass_tokens"] <= 8 * 12
     # a tiny model: the process itself
     assert 0.2e9 < metrics["memory/peak_bytes"] < 8e9
-    assert 0.6e9 < metrics["memory/predicted_peak_bytes"] < 0.8e9
+    assert 0.43e9 < metrics["memory/predicted_peak_bytes"] < 0.6e9
     assert "chosen: micro_batch_tokens" in completed(run(dry_run="true")).out
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"device_memory_gb": 0.6}, ["reserve need", "device_memory_gb"]),
+        ({"device_memory_gb": 0.41}, ["reserve need", "device_memory_gb"]),
         (
-            {"device_memory_gb": 0.64, "micro_batch_tokens": 100000, "prompts_per_round": 4000},
+            {"device_memory_gb": 0.4513, "micro_batch_tokens": 100000, "prompts_per_round": 4000},
             ["activations of a pass of 100,000 tokens", "lower micro_batch_tokens"],
         ),
-        ({"device_memory_gb": 0.632, "max_num_seqs": 9000, "prompts_per_round": 9000}, ["max_num"]),
+        (
+            {"device_memory_gb": 0.4433, "max_num_seqs": 9000, "prompts_per_round": 9000},
+            ["max_num"],
+        ),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(
@@ -102,7 +105,7 @@ def test_device_memory_turns_checkpointing_on(run, monkeypatch):
         assert set(seen) == {is_on} and f"gradient_checkpointing {str(is_on).lower()}" in done.out
         return done.metrics[0]["grad_norm"]
 
-    small = {"device_memory_gb": 0.6336}
+    small = {"device_memory_gb": 0.4449}
     plain = norm_of(False, device_memory_gb=4)
     assert norm_of(True, **small) == pytest.approx(plain, rel=1e-4)
     given = {"gradient_checkpointing": "false", "micro_batch_tokens": 20}
