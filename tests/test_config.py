@@ -43,7 +43,7 @@ NEEDS = {
     "eval_top_p": (0.5, {"eval_data": "e"}),
 }
 UNREAD = REQUIRED | {"reward": "countdown", "dtype": "float32", "engine": "transformers"}
-UNREAD |= {"template": "none"}
+UNREAD |= {"template": "none", "gradient_checkpointing": False}
 
 
 def test_a_group_has_at_most_twelve_keys_and_a_key_one_group():

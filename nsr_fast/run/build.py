@@ -17,7 +17,7 @@ from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
-from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
+from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.adapter import init_adapters
 from nsr_fast.model.adapter_files import load_adapter
 from nsr_fast.model.load import (
@@ -27,10 +27,8 @@ from nsr_fast.model.load import (
     load_policy,
     load_tokenizer,
     model_config,
-    parameter_counts,
     stop_token_ids,
     vocabulary,
-    weight_dtype,
 )
 from nsr_fast.model.source import ModelSource, check_quantizable, find_source
 from nsr_fast.reward import load_reward
@@ -39,6 +37,7 @@ from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
+from nsr_fast.run.plan import plan_of
 from nsr_fast.types import Prompt
 
 
@@ -55,6 +54,7 @@ class Inputs:
     vocab: int  # ids from here on belong to no token
     source: ModelSource
     opening: list[str]  # lines that show what the run is about to do
+    plan: MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,6 @@ def prepare(config: Config) -> Inputs:
     stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
     vocab, num_rows = vocabulary(model, tokenizer, stops)
     _check_token_ids([*prompts, *eval_prompts], num_rows)
-    _check_host_memory(config)
     limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
     return Inputs(
         prompts=prompts,
@@ -108,6 +107,7 @@ def prepare(config: Config) -> Inputs:
         vocab=vocab,
         source=source,
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
+        plan=plan_of(config, [*prompts, *eval_prompts], vocab=vocab),
     )
 
 
@@ -154,17 +154,6 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
             )
 
 
-def _check_host_memory(config: Config) -> None:
-    offload = config.memory.offload
-    if offload == "none":
-        return
-    counts = parameter_counts(config.model.model)
-    weight_bytes = weight_dtype(config.model).itemsize
-    sizes = {"largest": max(counts), "weight_bytes": weight_bytes}
-    terms = host_bytes(offload, sum(counts), **sizes, optim=config.optimizer.optim)
-    check_host_memory(offload, terms, free_host_bytes())
-
-
 def _offload_warnings(config: Config) -> list[str]:
     keys = config.memory
     if torch.cuda.is_available() or (keys.offload == "none" and not keys.activation_offload):
@@ -176,11 +165,11 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
-    memory, source = config.memory, inputs.source
+    plan, source = inputs.plan, inputs.source
     policy = load_policy(
         source.keys,
         source.shape,
-        gradient_checkpointing=memory.gradient_checkpointing,
+        gradient_checkpointing=plan.is_checkpointed,
         is_empty=_engine_loads(config.engine, source),
     )
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
@@ -192,7 +181,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         inputs.tokenizer,
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
-        kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
+        kv_cache_bytes=plan.kv_bytes,
         adapter=source.shape,
         vocab=inputs.vocab,
         seed=config.run.seed,
