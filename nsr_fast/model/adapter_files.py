@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from nsr_fast.errors import InputError
 from nsr_fast.model.adapter import FrozenLinear, adapted_layers
-from nsr_fast.model.load import Policy
-from nsr_fast.model.source import CONFIG, WEIGHTS
+from nsr_fast.model.load import Policy, load_policy
+from nsr_fast.model.source import CONFIG, WEIGHTS, ModelSource, saved_shapes
 from nsr_fast.types import LINEARS
 
 _PREFIX = "base_model.model."
@@ -40,18 +40,18 @@ def save_adapter(folder: Path, policy: Policy) -> None:
     save_file(_named(layers), folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def check_adapter(source: ModelSource) -> None:
+    """InputError unless the adapter's tensors are those of its base's; loads no weights."""
+    if source.adapter_folder is not None:
+        _check_names(load_policy(source.keys, source.shape, is_empty=True), source.adapter_folder)
+
+
 @torch.no_grad()
 def load_adapter(policy: Policy, folder: Path) -> None:
     """Write the A and B of `folder` into the policy's. InputError where names or shapes differ."""
+    _check_names(policy, folder)
     saved = load_file(folder / WEIGHTS)
-    here = _tensors(adapted_layers(policy))
-    if different := sorted(saved.keys() ^ here.keys()):
-        where = "the adapter" if different[0] in saved else "the model"
-        raise InputError(f"model: {folder / WEIGHTS}: {different[0]} is in {where} only")
-    for name, tensor in here.items():
-        if saved[name].shape != tensor.shape:
-            shapes = f"expected {list(tensor.shape)}, got {list(saved[name].shape)}"
-            raise InputError(f"model: {folder / WEIGHTS}: {name}: {shapes}")
+    for name, tensor in _tensors(adapted_layers(policy)).items():
         tensor.copy_(saved[name])
 
 
@@ -72,6 +72,17 @@ def merge_adapters(policy: Policy) -> dict[str, torch.Tensor]:
         delta = layer.scale * (layer.lora_B.float() @ layer.lora_A.float())
         state[f"{name}.weight"] = (layer.weight.float() + delta).to(layer.weight.dtype)
     return state
+
+
+def _check_names(policy: Policy, folder: Path) -> None:
+    saved, here = saved_shapes(folder), _tensors(adapted_layers(policy))
+    if different := sorted(saved.keys() ^ here.keys()):
+        where = "the adapter" if different[0] in saved else "the model"
+        raise InputError(f"model: {folder / WEIGHTS}: {different[0]} is in {where} only")
+    for name, tensor in here.items():
+        if saved[name] != list(tensor.shape):
+            shapes = f"expected {list(tensor.shape)}, got {saved[name]}"
+            raise InputError(f"model: {folder / WEIGHTS}: {name}: {shapes}")
 
 
 def _named(layers: dict[str, FrozenLinear]) -> dict[str, torch.Tensor]:

@@ -109,11 +109,11 @@ def weight_dtype(keys: ModelKeys) -> torch.dtype:
     return getattr(torch, name)
 
 
-def parameter_counts(model: str) -> list[int]:
-    """Elements of each parameter, from config.json alone."""
+def parameter_counts(model: str, shape: AdapterShape = PLAIN) -> list[int]:
+    """Elements of each trained parameter, from config.json alone."""
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return [p.numel() for p in policy.parameters()]
+    return [p.numel() for p in adapt(policy, shape).parameters() if p.requires_grad]
 
 
 def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:

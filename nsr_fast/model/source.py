@@ -75,6 +75,17 @@ def check_quantizable(source: ModelSource, config) -> None:
             )
 
 
+def saved_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of every tensor of an adapter's file, by name; reads no values. Raises InputError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"model: {folder / WEIGHTS} cannot be read: {error}") from None
+
+
 def _read(folder: Path) -> dict:
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -82,6 +93,10 @@ def _read(folder: Path) -> dict:
         raise InputError(f"model: {folder / CONFIG} is not JSON: {error}") from None
     if config.get("peft_type") != "LORA":
         raise InputError(f"model: {folder}: expected a LORA adapter, got {config.get('peft_type')}")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(value := config.get(key), int | float) or value <= 0:
+            got = f"expected {key} above 0, got {value!r}"
+            raise InputError(f"model: {folder / CONFIG}: {got}")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"model: {folder} holds {CONFIG} but no {WEIGHTS}")
     unread = [key for key in _UNREAD if config.get(key)]
@@ -94,10 +109,7 @@ def _read(folder: Path) -> dict:
 
 
 def _shape_of(folder: Path, config: dict, quantize: str) -> AdapterShape:
-    from safetensors import safe_open
-
-    with safe_open(folder / WEIGHTS, "pt") as file:
-        names = [name for name in file.keys() if ".lora_A." in name]  # noqa: SIM118
+    names = [name for name in saved_shapes(folder) if ".lora_A." in name]
     found = {name.partition(".lora_A.")[0].rpartition(".")[2] for name in names}
     if unknown := found - set(LINEARS):
         raise InputError(

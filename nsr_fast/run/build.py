@@ -18,7 +18,7 @@ from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
 from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
 from nsr_fast.model.adapter import init_adapters
-from nsr_fast.model.adapter_files import load_adapter
+from nsr_fast.model.adapter_files import check_adapter, load_adapter
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -82,13 +82,14 @@ def prepare(config: Config) -> Inputs:
     model = source.keys.model
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
+    check_adapter(source)
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
         eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
     stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
     vocab, num_rows = vocabulary(model, tokenizer, stops)
     _check_token_ids([*prompts, *eval_prompts], num_rows)
-    _check_host_memory(config)
+    _check_host_memory(config, source)
     limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
     return Inputs(
         prompts=prompts,
@@ -153,11 +154,11 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
             )
 
 
-def _check_host_memory(config: Config) -> None:
+def _check_host_memory(config: Config, source: ModelSource) -> None:
     offload = config.memory.offload
     if offload == "none":
         return
-    counts = parameter_counts(config.model.model)
+    counts = parameter_counts(source.keys.model, source.shape)
     weight_bytes = weight_dtype(config.model).itemsize
     terms = host_bytes(offload, sum(counts), largest=max(counts), weight_bytes=weight_bytes)
     check_host_memory(offload, terms, free_host_bytes())
@@ -199,4 +200,5 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         load_adapter(policy, source.adapter_folder)
     else:
         init_adapters(policy, config.run.seed)
+    engine.weights_updated()
     return Actor(policy, engine)
