@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from nsr_fast.errors import InputError
 from nsr_fast.model.adapter import FrozenLinear, adapted_layers
 from nsr_fast.model.load import Policy, load_policy
+from nsr_fast.model.nf4 import dequantize
 from nsr_fast.model.source import CONFIG, WEIGHTS, ModelSource, saved_shapes
 from nsr_fast.types import LINEARS
 
@@ -37,7 +38,8 @@ def save_adapter(folder: Path, policy: Policy) -> None:
         "inference_mode": True,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    save_file(_named(layers), folder / WEIGHTS, metadata={"format": "pt"})
+    form = "none" if first.absmax is None else "nf4"
+    save_file(_named(layers), folder / WEIGHTS, metadata={"format": "pt", "quantize": form})
 
 
 def check_adapter(source: ModelSource) -> None:
@@ -56,22 +58,22 @@ def load_adapter(policy: Policy, folder: Path) -> None:
 
 
 @torch.no_grad()
-def merge_adapters(policy: Policy) -> dict[str, torch.Tensor]:
-    """The state dict of the base with W + scale B A in place of each adapted W, summed in float32.
+def merge_adapters(policy: Policy, plain: Policy) -> Policy:
+    """Write the policy into `plain`, which has no adapters: W + scale B A, summed in float32.
 
-    For use elsewhere. Rounding the sum to bfloat16 loses most of a small B A (98 % at a thousandth
-    of W's size), so nothing here trains or samples from merged weights.
+    An NF4 W is what its bytes stand for: that is what was trained. Returns `plain`. For use
+    elsewhere: rounding the sum to bfloat16 loses most of a small B A (98 % at a thousandth of W's
+    size), so nothing here trains or samples from merged weights.
     """
-    layers = adapted_layers(policy)
-    state = {
-        name: value
-        for name, value in policy.state_dict().items()
-        if not name.endswith((".lora_A", ".lora_B"))
-    }
-    for name, layer in layers.items():
-        delta = layer.scale * (layer.lora_B.float() @ layer.lora_A.float())
-        state[f"{name}.weight"] = (layer.weight.float() + delta).to(layer.weight.dtype)
-    return state
+    for name, module in policy.named_modules():
+        if isinstance(module, FrozenLinear):
+            weight = module.weight
+            if module.absmax is not None:
+                weight = dequantize(weight, module.absmax, torch.float32)
+            if module.lora_A is not None:
+                weight = weight + module.scale * (module.lora_B.float() @ module.lora_A.float())
+            plain.get_submodule(name).weight.copy_(weight)
+    return plain
 
 
 def _check_names(policy: Policy, folder: Path) -> None:

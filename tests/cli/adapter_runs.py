@@ -86,5 +86,6 @@ def load_base(folder, form):
     return model
 
 
-def logits_in_peft(folder, adapter, form="none"):
-    return logits_of(PeftModel.from_pretrained(load_base(folder, form), adapter).base_model.model)
+def logits_in_peft(folder, adapter, form="none", ids=IDS):
+    model = PeftModel.from_pretrained(load_base(folder, form), adapter)
+    return logits_of(model.base_model.model, ids)

@@ -174,7 +174,7 @@ def test_tensors_that_the_base_lacks_or_the_adapter(folder, tmp_path):
     refused(folder, tmp_path, "adapts router; expected some of q_proj, ")
 
 
-def test_a_base_without_bases_weights_is_said_when_they_load(first, tmp_path):
+def test_a_base_without_weights(first, tmp_path):
     copy = shutil.copytree(first.base, tmp_path / "base")
     (copy / "model.safetensors").unlink()
     folder = shutil.copytree(first.adapter, tmp_path / "adapter")
@@ -227,3 +227,11 @@ def test_merged_weights_are_the_sum_in_either_dtype(first, tmp_path):
                 want = weight + ALPHA / RANK * (b @ a)
                 assert not torch.equal(merged[name].float(), weight)
             assert torch.equal(merged[name], want.to(getattr(torch, dtype))), name
+
+
+def test_an_adapter_of_nf4_is_not_continued_on_plain_weights(base, tmp_path):
+    qlora = train_adapters(tmp_path / "first", base, quantize="nf4")
+    refused(qlora.adapter, tmp_path, "quantize: the adapter", "in nf4, got none; set quantize: nf4")
+    keys = {**KEYLESS, "learning_rate": 1e-9, "quantize": "nf4"}
+    again = train_adapters(tmp_path / "again", qlora.adapter, **keys)
+    assert float((again.logits() - qlora.logits()).abs().max()) < 1e-6

@@ -8,7 +8,6 @@ from model.layers import FAMILIES, formula_bytes, gradients, largest_error, smal
 from torch import nn
 from torch.nn.functional import linear
 
-from nsr_fast.kernels.policy_loss import PolicyLoss  # noqa: F401 (the head's door)
 from nsr_fast.model.adapter import (
     FrozenLinear,
     adapt,
@@ -87,8 +86,8 @@ def test_gradients_are_those_of_merged_weights(family, form):
             merged.get_submodule(name).weight.copy_(weight + delta)
     full, want = gradients(merged), {}
     for name, layer in layers.items():
-        dw = layer.scale * full[f"{name}.weight"]
-        want[f"{name}.lora_A"], want[f"{name}.lora_B"] = layer.lora_B.T @ dw, dw @ layer.lora_A.T
+        dw, a, b = layer.scale * full[f"{name}.weight"], layer.lora_A, layer.lora_B
+        want[f"{name}.lora_A"], want[f"{name}.lora_B"] = b.detach().T @ dw, dw @ a.detach().T
     assert largest_error(got, want) < 2e-5
 
 
