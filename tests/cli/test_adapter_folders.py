@@ -124,7 +124,9 @@ def refused(folder, tmp_path, *parts, **settings):
 )
 def test_other_keys_than_the_adapters_are_refused(first, tmp_path, keys):
     held = f"has rank {RANK}, alpha {ALPHA} and targets q_proj, down_proj"
-    refused(first.adapter, tmp_path, "lora_rank: the adapter", held, "remove the lora_ keys", **keys)
+    refused(
+        first.adapter, tmp_path, "lora_rank: the adapter", held, "remove the lora_ keys", **keys
+    )
 
 
 @pytest.mark.parametrize(
