@@ -273,7 +273,8 @@ class LoraKeys(Group):
     def shape(self) -> AdapterShape:
         rank = self.lora_rank or 0
         scale = (self.lora_alpha or rank) / rank if rank else 1.0
-        return AdapterShape(rank, scale, tuple(self.lora_targets or LINEARS), self.quantize)
+        targets = [name for name in LINEARS if name in (self.lora_targets or LINEARS)]
+        return AdapterShape(rank, scale, tuple(targets), self.quantize)
 
 
 class EvalKeys(Group):

@@ -43,23 +43,27 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def family_config(family: str, vocab_size: int = 259):
-    """Qwen2 tied, Qwen3 tied with head_dim != hidden / heads, Llama untied; 259 rows pad to 320."""
-    sizes = {**_SIZES, "vocab_size": vocab_size}
+def family_config(family: str, vocab_size: int = 259, **changes):
+    """Qwen2 tied, Qwen3 tied with head_dim != hidden / heads, Llama untied or tied; 259 rows pad
+    to 320. `changes` are of the sizes."""
+    sizes = {**_SIZES, "vocab_size": vocab_size, **changes}
     if family == "qwen2":
         return Qwen2Config(**sizes, tie_word_embeddings=True)
     if family == "qwen3":
         return Qwen3Config(**sizes, head_dim=64, tie_word_embeddings=True)
-    if family == "llama":
-        return LlamaConfig(**sizes, tie_word_embeddings=False)
+    if family in ("llama", "llama_tied"):
+        return LlamaConfig(**sizes, tie_word_embeddings=family == "llama_tied")
     raise ValueError(family)
 
 
-def write_checkpoint(folder: Path, family: str, seed: int = 0) -> Path:
-    """Save a random float32 checkpoint that transformers and vLLM both load."""
+def write_checkpoint(folder: Path, family: str, seed: int = 0, **changes) -> Path:
+    """Save a random float32 checkpoint that transformers and vLLM both load.
+
+    changes   of the sizes: intermediate_size=128 (NF4 wants multiples of 64)
+    """
     logging.disable_progress_bar()
     torch.manual_seed(seed)
-    config = family_config(family)
+    config = family_config(family, **changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = [2]
     model.save_pretrained(folder)

@@ -43,14 +43,15 @@ class FrozenLinear(nn.Module):
             self.register_parameter(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
         if self.absmax is None:
-            y = lean_linear(x, self.weight, self.bias)
+            y = lean_linear(rows, self.weight, self.bias)
         else:
-            y = nf4_linear(x, self.weight, self.absmax, self.bias)
-        if self.lora_A is None or not self.is_active:
-            return y
-        low = lean_linear(x, self.lora_A)
-        return torch.add(y, nn.functional.linear(low, self.lora_B), alpha=self.scale)
+            y = nf4_linear(rows, self.weight, self.absmax, self.bias)
+        if self.lora_A is not None and self.is_active:
+            low = lean_linear(rows, self.lora_A)
+            y = y.addmm_(low, self.lora_B.t(), alpha=self.scale)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def _hold_packed(self, weight: Tensor) -> None:
         if weight.is_meta:

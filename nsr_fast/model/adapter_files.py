@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from nsr_fast.errors import InputError
 from nsr_fast.model.adapter import FrozenLinear, adapted_layers
-from nsr_fast.model.load import Policy
-from nsr_fast.model.source import CONFIG, WEIGHTS
+from nsr_fast.model.load import Policy, load_policy
+from nsr_fast.model.nf4 import dequantize
+from nsr_fast.model.source import CONFIG, WEIGHTS, ModelSource, saved_shapes
 from nsr_fast.types import LINEARS
 
 _PREFIX = "base_model.model."
@@ -37,41 +38,53 @@ def save_adapter(folder: Path, policy: Policy) -> None:
         "inference_mode": True,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    save_file(_named(layers), folder / WEIGHTS, metadata={"format": "pt"})
+    form = "none" if first.absmax is None else "nf4"
+    save_file(_named(layers), folder / WEIGHTS, metadata={"format": "pt", "quantize": form})
+
+
+def check_adapter(source: ModelSource) -> None:
+    """InputError unless the adapter's tensors are those of its base's; loads no weights."""
+    if source.adapter_folder is not None:
+        _check_names(load_policy(source.keys, source.shape, is_empty=True), source.adapter_folder)
 
 
 @torch.no_grad()
 def load_adapter(policy: Policy, folder: Path) -> None:
     """Write the A and B of `folder` into the policy's. InputError where names or shapes differ."""
+    _check_names(policy, folder)
     saved = load_file(folder / WEIGHTS)
-    here = _tensors(adapted_layers(policy))
-    if different := sorted(saved.keys() ^ here.keys()):
-        where = "the adapter" if different[0] in saved else "the model"
-        raise InputError(f"model: {folder / WEIGHTS}: {different[0]} is in {where} only")
-    for name, tensor in here.items():
-        if saved[name].shape != tensor.shape:
-            shapes = f"expected {list(tensor.shape)}, got {list(saved[name].shape)}"
-            raise InputError(f"model: {folder / WEIGHTS}: {name}: {shapes}")
+    for name, tensor in _tensors(adapted_layers(policy)).items():
         tensor.copy_(saved[name])
 
 
 @torch.no_grad()
-def merge_adapters(policy: Policy) -> dict[str, torch.Tensor]:
-    """The state dict of the base with W + scale B A in place of each adapted W, summed in float32.
+def merge_adapters(policy: Policy, plain: Policy) -> Policy:
+    """Write the policy into `plain`, which has no adapters: W + scale B A, summed in float32.
 
-    For use elsewhere. Rounding the sum to bfloat16 loses most of a small B A (98 % at a thousandth
-    of W's size), so nothing here trains or samples from merged weights.
+    An NF4 W is what its bytes stand for: that is what was trained. Returns `plain`. For use
+    elsewhere: rounding the sum to bfloat16 loses most of a small B A (98 % at a thousandth of W's
+    size), so nothing here trains or samples from merged weights.
     """
-    layers = adapted_layers(policy)
-    state = {
-        name: value
-        for name, value in policy.state_dict().items()
-        if not name.endswith((".lora_A", ".lora_B"))
-    }
-    for name, layer in layers.items():
-        delta = layer.scale * (layer.lora_B.float() @ layer.lora_A.float())
-        state[f"{name}.weight"] = (layer.weight.float() + delta).to(layer.weight.dtype)
-    return state
+    for name, module in policy.named_modules():
+        if isinstance(module, FrozenLinear):
+            weight = module.weight
+            if module.absmax is not None:
+                weight = dequantize(weight, module.absmax, torch.float32)
+            if module.lora_A is not None:
+                weight = weight + module.scale * (module.lora_B.float() @ module.lora_A.float())
+            plain.get_submodule(name).weight.copy_(weight)
+    return plain
+
+
+def _check_names(policy: Policy, folder: Path) -> None:
+    saved, here = saved_shapes(folder), _tensors(adapted_layers(policy))
+    if different := sorted(saved.keys() ^ here.keys()):
+        where = "the adapter" if different[0] in saved else "the model"
+        raise InputError(f"model: {folder / WEIGHTS}: {different[0]} is in {where} only")
+    for name, tensor in here.items():
+        if saved[name] != list(tensor.shape):
+            shapes = f"expected {list(tensor.shape)}, got {saved[name]}"
+            raise InputError(f"model: {folder / WEIGHTS}: {name}: {shapes}")
 
 
 def _named(layers: dict[str, FrozenLinear]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 from nsr_fast.config_groups import LoraKeys, ModelKeys
@@ -39,9 +42,15 @@ def find_source(keys: ModelKeys, lora: LoraKeys) -> ModelSource:
                 "nothing to train; set lora_rank (16, say)"
             )
         return ModelSource(keys, shape)
-    config = _read(folder)
+    config, form = _read(folder), trained_form(folder)
+    if form != "none" and shape.quantize != form:
+        raise InputError(
+            f"quantize: the adapter {folder} was trained on weights in {form}, got "
+            f"{shape.quantize}; set quantize: {form} to continue it"
+        )
     held = _shape_of(folder, config, lora.quantize)
-    if lora.lora_rank is not None and shape != held:
+    is_same = (shape.rank, shape.targets) == (held.rank, held.targets)
+    if lora.lora_rank is not None and not (is_same and isclose(shape.scale, held.scale)):
         raise InputError(
             f"lora_rank: the adapter {folder} has rank {held.rank}, alpha {held.alpha:g} and "
             f"targets {', '.join(held.targets)}, got {shape.rank}, {shape.alpha:g} and "
@@ -75,6 +84,31 @@ def check_quantizable(source: ModelSource, config) -> None:
             )
 
 
+def saved_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of every tensor of an adapter's file, by name; reads no values. Raises InputError."""
+    with _opened(folder) as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def trained_form(folder: Path) -> str:
+    """`quantize` of the run that saved the adapter; "none" where its file does not say."""
+    with _opened(folder) as file:
+        return (file.metadata() or {}).get("quantize", "none")
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator:
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"model: {folder} holds {CONFIG} but no {WEIGHTS}")
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise InputError(f"model: {folder / WEIGHTS} cannot be read: {error}") from None
+
+
 def _read(folder: Path) -> dict:
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -82,8 +116,10 @@ def _read(folder: Path) -> dict:
         raise InputError(f"model: {folder / CONFIG} is not JSON: {error}") from None
     if config.get("peft_type") != "LORA":
         raise InputError(f"model: {folder}: expected a LORA adapter, got {config.get('peft_type')}")
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"model: {folder} holds {CONFIG} but no {WEIGHTS}")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(value := config.get(key), int | float) or value <= 0:
+            got = f"expected {key} above 0, got {value!r}"
+            raise InputError(f"model: {folder / CONFIG}: {got}")
     unread = [key for key in _UNREAD if config.get(key)]
     if unread or config.get("bias", "none") != "none":
         raise InputError(
@@ -94,10 +130,7 @@ def _read(folder: Path) -> dict:
 
 
 def _shape_of(folder: Path, config: dict, quantize: str) -> AdapterShape:
-    from safetensors import safe_open
-
-    with safe_open(folder / WEIGHTS, "pt") as file:
-        names = [name for name in file.keys() if ".lora_A." in name]  # noqa: SIM118
+    names = [name for name in saved_shapes(folder) if ".lora_A." in name]
     found = {name.partition(".lora_A.")[0].rpartition(".")[2] for name in names}
     if unknown := found - set(LINEARS):
         raise InputError(

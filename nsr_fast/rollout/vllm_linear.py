@@ -83,9 +83,9 @@ class SharedLinear(LinearMethodBase):
         column = row = adapter = 0
         for size, is_adapted in zip(layer.nsr_sizes, self.adapted):
             if is_adapted:
-                part = low[..., adapter * rank : (adapter + 1) * rank]
+                part = low[:, adapter * rank : (adapter + 1) * rank]
                 b = layer.lora_B[row : row + size]
-                y[..., column : column + size].add_(linear(part, b), alpha=scale)
+                y[:, column : column + size].addmm_(part, b.t(), alpha=scale)
                 row, adapter = row + size, adapter + 1
             column += size
         return y

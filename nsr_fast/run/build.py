@@ -19,7 +19,7 @@ from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
 from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.adapter import init_adapters
-from nsr_fast.model.adapter_files import load_adapter
+from nsr_fast.model.adapter_files import check_adapter, load_adapter
 from nsr_fast.model.load import (
     Policy,
     Tokenizer,
@@ -83,6 +83,7 @@ def prepare(config: Config) -> Inputs:
     model = source.keys.model
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
+    check_adapter(source)
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
         eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
@@ -190,6 +191,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         load_adapter(policy, source.adapter_folder)
     else:
         init_adapters(policy, config.run.seed)
+    engine.weights_updated()
     return Actor(policy, engine)
 
 

@@ -7,13 +7,14 @@ import torch
 from nsr_fast.config_groups import LoraKeys, ModelKeys
 from nsr_fast.errors import InputError
 from nsr_fast.model.adapter_files import load_adapter, merge_adapters
-from nsr_fast.model.load import load_policy, load_tokenizer
-from nsr_fast.model.source import find_source
+from nsr_fast.model.load import load_policy, load_tokenizer, model_config
+from nsr_fast.model.source import CONFIG, check_quantizable, find_source, trained_form
 
 USAGE = """nsr-fast merge ADAPTER_DIR OUT_DIR [--dtype float32|bfloat16]
 
 Writes a Hugging Face checkpoint with W + alpha / r B A in place of each adapted W, summed in
-float32 and stored in --dtype (float32).
+float32 and stored in --dtype (float32). Where the adapter was trained with quantize: nf4, W is what
+the 4 bits stand for.
 """
 
 
@@ -37,14 +38,15 @@ def merge(adapter: Path, out: Path, dtype: str = "float32") -> None:
     """Merge the adapter in `adapter` into its base and save the model in `out`, a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"merge: {out} exists and is not an empty folder; choose another")
-    source = find_source(ModelKeys(model=str(adapter), dtype="float32"), LoraKeys())
-    if source.adapter_folder is None:
-        raise InputError(f"merge: {adapter} holds no adapter_config.json; expected an adapter")
-    tokenizer = load_tokenizer(source.keys.model)
+    if not (adapter / CONFIG).is_file():
+        raise InputError(f"merge: {adapter} holds no {CONFIG}; expected an adapter")
+    lora = LoraKeys(quantize=trained_form(adapter))
+    source = find_source(ModelKeys(model=str(adapter), dtype="float32"), lora)
+    model = source.keys.model
+    tokenizer = load_tokenizer(model)
+    check_quantizable(source, model_config(model))
     policy = load_policy(source.keys, source.shape)
     load_adapter(policy, source.adapter_folder)
-    state = merge_adapters(policy)
-    plain = load_policy(source.keys)
-    plain.load_state_dict(state)
-    plain.to(getattr(torch, dtype)).save_pretrained(out)
+    merged = merge_adapters(policy, load_policy(source.keys))
+    merged.to(getattr(torch, dtype)).save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -8,6 +8,7 @@ from cli import seams
 from cli.tiny_runs import STOPS, completed, run_train, train_rows, watched_engine, write_policy
 
 from nsr_fast.errors import EngineFailure
+from nsr_fast.types import PLAIN
 
 
 @pytest.fixture(scope="module")

@@ -112,9 +112,9 @@ class Run:
         return [record for call in self.scored for record in call if record["id"][0] == "t"]
 
 
-def write_policy(folder, family="qwen2"):
+def write_policy(folder, family="qwen2", **changes):
     """A random checkpoint with three sources of stop ids, each with ids of its own."""
-    write_checkpoint(folder, family)
+    write_checkpoint(folder, family, **changes)
     config = AutoConfig.from_pretrained(folder)
     config.eos_token_id = [2, *range(200, 220)]
     config.save_pretrained(folder)

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr_fast.config_groups import EngineKeys
 from nsr_fast.rollout.engine import build_engine
-from nsr_fast.types import Group, Prompt, Sampling, sampling_seed
+from nsr_fast.types import PLAIN, Group, Prompt, Sampling, sampling_seed
 
 TEXTS = ["What is 12 + 30?", "Count: 1 2 3", "x", "the quick brown fox jumps"]
 GREEDY = Sampling(1, 12, temperature=0.0)
@@ -17,9 +17,9 @@ def load(folder):
     return model, AutoTokenizer.from_pretrained(str(folder))
 
 
-def start(name, folder, model, tokenizer, *, stop_token_ids=(2,), **keys):
+def start(name, folder, model, tokenizer, *, stop_token_ids=(2,), adapter=PLAIN, **keys):
     keys = EngineKeys(engine=name, **{"max_num_seqs": 16, **keys})
-    sizes = {"max_model_len": 512, "stop_token_ids": stop_token_ids}
+    sizes = {"max_model_len": 512, "stop_token_ids": stop_token_ids, "adapter": adapter}
     return build_engine(keys, str(folder), model, tokenizer, **sizes)
 
 
