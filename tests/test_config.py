@@ -30,8 +30,6 @@ NEEDS = {
     "chat_template_kwargs": ({"enable_thinking": False}, {"template": "chat"}),
     "system_prompt": ("Be brief.", {"template": "qwen"}),
     "master_weights": ("stochastic", {"dtype": "auto"}),
-    "lora_alpha": (8.0, {"lora_rank": 4}),
-    "lora_targets": (["q_proj"], {"lora_rank": 4}),
     "activation_offload": (True, {"gradient_checkpointing": True}),
     "lora_alpha": (8.0, {"lora_rank": 4}),
     "lora_targets": (["q_proj"], {"lora_rank": 4}),
