@@ -186,17 +186,6 @@ def test_a_base_without_weights(first, tmp_path):
     assert run.code == 2 and "cannot load its weights" in run.err
 
 
-def test_host_memory_is_asked_for_the_adapters_alone(first, tmp_path, monkeypatch):
-    """offload takes 12 bytes for each element of A and B, of the base none."""
-    from cli import seams
-
-    numbers = sum(tensor.numel() for tensor in first.saved().values())
-    for free, code in ((12 * numbers, 2), (20 * numbers, 0)):
-        monkeypatch.setattr(seams.FREE_HOST_BYTES, lambda free=free: free)
-        run = run_train(tmp_path / str(free), first.adapter, dry_run="true", offload="optimizer")
-        assert run.code == code, run.err
-
-
 @pytest.mark.parametrize(
     ("words", "part"),
     [
