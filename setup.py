@@ -45,7 +45,8 @@ class BuildExt(build_ext):
             return self.run_nvcc(ext)
         for isa, flags in ISAS.items():
             options = {"macros": [("NSR_ISA", isa)], "output_dir": f"{self.build_temp}/{isa}"}
-            for source, more in (("rows", []), ("adamw", ["-ffp-contract=off"])):
+            for source in ("rows", "adamw", "adamw_8bit"):
+                more = ["-ffp-contract=off"] if source != "rows" else []
                 options["extra_postargs"] = [*CPU_FLAGS, *flags, *more]
                 ext.extra_objects += self.compiler.compile([f"csrc/cpu/{source}.cpp"], **options)
         super().build_extension(ext)

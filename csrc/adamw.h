@@ -26,4 +26,15 @@ struct AdamwArgs {
   uint32_t key0, key1;        // of the rounding bits
 };
 
+constexpr int kQuantBlock = 256;  // elements that share an absmax
+
+// The step on a state of 3 bytes; its definition is kernels/adamw_8bit_reference.py. exp_avg,
+// exp_avg_sq and master of `step` are null.
+struct Adamw8bitArgs {
+  AdamwArgs step;
+  int8_t* code;    // [count] of the dynamic map
+  float* absmax;   // [ceil(count / kQuantBlock)]
+  void* exp_avg_sq;  // [count] bfloat16
+};
+
 }  // namespace nsr

@@ -26,6 +26,14 @@ inline AdamwArgs make_adamw(uintptr_t weight, uintptr_t grad, uintptr_t exp_avg,
           key0, key1};
 }
 
+inline Adamw8bitArgs with_8bit_state(const AdamwArgs& step, uintptr_t code, uintptr_t absmax,
+                                     uintptr_t exp_avg_sq) {
+  if (step.exp_avg || step.exp_avg_sq || step.master)
+    throw std::invalid_argument("step: moments and master are those of the 8-bit state");
+  return {step, reinterpret_cast<int8_t*>(code), reinterpret_cast<float*>(absmax),
+          reinterpret_cast<void*>(exp_avg_sq)};
+}
+
 inline void bind_adamw(pybind11::module_& m) {
   namespace py = pybind11;
   py::class_<AdamwArgs>(m, "Adamw", py::module_local())

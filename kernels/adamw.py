@@ -8,6 +8,7 @@ is written from a float32 master, or with stochastic rounding and no master: at 
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -67,26 +68,17 @@ def adamw_step_(
     """
     _check(weight, grad, exp_avg, exp_avg_sq, master, seed)
     numbers = {"step": step, "beta1": beta1, "beta2": beta2, "learning_rate": learning_rate}
-    _check_numbers(weight, grad_scale, numbers | {"eps": eps, "weight_decay": weight_decay})
+    numbers |= {"eps": eps, "weight_decay": weight_decay}
+    scalars = checked_scalars(weight, grad_scale, **numbers)
     step_ = step_function(backend, weight.device, weight.dtype)
     tensors = (weight, grad, exp_avg, exp_avg_sq, master)
-    scalars = {
-        "step_size": learning_rate / (1.0 - beta1**step),
-        "decay": learning_rate * weight_decay,
-        "blend1": 1.0 - beta1,
-        "beta2": beta2,
-        "blend2": 1.0 - beta2,
-        "inv_bias2_sqrt": 1.0 / math.sqrt(1.0 - beta2**step),
-        "eps": eps,
-        "grad_scale": grad_scale,
-    }
     for piece, start in enumerate(range(0, weight.numel(), PIECE)):
         key = None if seed is None else rounding_key(seed, step, piece)
         if weight.numel() > PIECE:
             parts = [None if x is None else x.view(-1)[start : start + PIECE] for x in tensors]
         else:
             parts = tensors
-        step_(*parts, AdamwScalars(**scalars, key=key))
+        step_(*parts, replace(scalars, key=key))
     torch.autograd.graph.increment_version(weight)
 
 
@@ -131,7 +123,7 @@ def step_cpu_(
     from nsr_fast import _cpu
 
     tensors = (weight, grad, exp_avg, exp_avg_sq, master)
-    args = _arguments(_cpu.Adamw, tensors, scalars, float(scalars.grad_scale), 0)
+    args = cpu_arguments(tensors, scalars)
     _cpu.adamw_step(args, torch.get_num_threads(), isa)
 
 
@@ -146,9 +138,7 @@ def step_cuda_(
     """adamw_reference.step_ on CUDA tensors, on torch's current stream; nothing waits."""
     from nsr_fast import _cuda
 
-    scale, tensors = scalars.grad_scale, (weight, grad, exp_avg, exp_avg_sq, master)
-    value, address = (1.0, scale.data_ptr()) if isinstance(scale, Tensor) else (scale, 0)
-    args = _arguments(_cuda.Adamw, tensors, scalars, value, address)
+    args = cuda_arguments((weight, grad, exp_avg, exp_avg_sq, master), scalars)
     device = weight.device
     _cuda.adamw_step(args, device.index, torch.cuda.current_stream(device).cuda_stream)
 
@@ -159,6 +149,22 @@ def sum_of_squares(x: Tensor, *, isa: str = "auto") -> float:
 
     is_half = x.dtype == torch.bfloat16
     return _cpu.sum_of_squares(x.data_ptr(), x.numel(), is_half, torch.get_num_threads(), isa)
+
+
+def cpu_arguments(tensors: tuple[Tensor | None, ...], scalars: AdamwScalars) -> object:
+    """_cpu.Adamw of weight, grad, exp_avg, exp_avg_sq and master; None is a null address."""
+    from nsr_fast import _cpu
+
+    return _arguments(_cpu.Adamw, tensors, scalars, float(scalars.grad_scale), 0)
+
+
+def cuda_arguments(tensors: tuple[Tensor | None, ...], scalars: AdamwScalars) -> object:
+    """_cuda.Adamw of the same tensors, on the device."""
+    from nsr_fast import _cuda
+
+    scale = scalars.grad_scale
+    value, address = (1.0, scale.data_ptr()) if isinstance(scale, Tensor) else (scale, 0)
+    return _arguments(_cuda.Adamw, tensors, scalars, value, address)
 
 
 def _arguments(
@@ -196,17 +202,12 @@ def _check(
 ) -> None:
     floats = (torch.float32, torch.bfloat16)
     state = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    dtypes = {"weight": (*floats, torch.float64), "grad": (*floats, state)}
-    tensors = {"weight": weight, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    check_like(weight, "weight", weight, *floats, torch.float64)
+    check_like(weight, "grad", grad, *floats, state)
+    check_like(weight, "exp_avg", exp_avg, state)
+    check_like(weight, "exp_avg_sq", exp_avg_sq, state)
     if master is not None:
-        tensors["master"] = master
-    for name, x in tensors.items():
-        allowed = dtypes.get(name, (state,))
-        is_alike = x.shape == weight.shape and x.device == weight.device
-        if x.dtype not in allowed or not is_alike or not x.is_contiguous():
-            names = " | ".join(dict.fromkeys(str(d).removeprefix("torch.") for d in allowed))
-            want = f"contiguous {list(weight.shape)} {names} on {weight.device}"
-            raise ValueError(f"{name}: expected {want}, got {text(x)} with strides {x.stride()}")
+        check_like(weight, "master", master, state)
     is_half = weight.dtype == torch.bfloat16
     if master is not None and not is_half:
         raise ValueError(
@@ -215,6 +216,42 @@ def _check(
     if (is_half and master is None) != (seed is not None):
         want = "an integer for a bfloat16 weight without master, None for any other"
         raise ValueError(f"seed: expected {want}, got {seed!r}")
+
+
+def check_like(weight: Tensor, name: str, x: Tensor, *allowed: torch.dtype) -> None:
+    """ValueError unless x is contiguous, of weight's shape and device and an allowed dtype."""
+    is_alike = x.shape == weight.shape and x.device == weight.device
+    if x.dtype not in allowed or not is_alike or not x.is_contiguous():
+        names = " | ".join(dict.fromkeys(str(d).removeprefix("torch.") for d in allowed))
+        want = f"contiguous {list(weight.shape)} {names} on {weight.device}"
+        raise ValueError(f"{name}: expected {want}, got {text(x)} with strides {x.stride()}")
+
+
+def checked_scalars(
+    weight: Tensor,
+    grad_scale: float | Tensor,
+    *,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> AdamwScalars:
+    """The numbers of a step without its key; ValueError on range, grad_scale's dtype or device."""
+    numbers = {"step": step, "beta1": beta1, "beta2": beta2, "learning_rate": learning_rate}
+    _check_numbers(weight, grad_scale, numbers | {"eps": eps, "weight_decay": weight_decay})
+    return AdamwScalars(
+        step_size=learning_rate / (1.0 - beta1**step),
+        decay=learning_rate * weight_decay,
+        blend1=1.0 - beta1,
+        beta2=beta2,
+        blend2=1.0 - beta2,
+        inv_bias2_sqrt=1.0 / math.sqrt(1.0 - beta2**step),
+        eps=eps,
+        grad_scale=grad_scale,
+        key=None,
+    )
 
 
 def _check_numbers(weight: Tensor, grad_scale: float | Tensor, numbers: dict[str, float]) -> None:

@@ -51,29 +51,37 @@ def step_(
     target = weight if master is None else master
     m, v = exp_avg, exp_avg_sq
     g = grad.to(m.dtype) * scale
-    w = target.to(m.dtype)
-    m.copy_(m + (g - m) * scalars.blend1)
-    v.copy_(v * scalars.beta2 + (g * g) * scalars.blend2)
-    root = v.double().sqrt().to(v.dtype)  # torch's own in float32 is not always the nearest
-    ratio = m / (root * scalars.inv_bias2_sqrt + scalars.eps)
-    w = w - (ratio * scalars.step_size + w * scalars.decay)
+    w, m_new, v_new = moved(target.to(m.dtype), g, m, v, scalars)
+    m.copy_(m_new)
+    v.copy_(v_new)
     if scalars.key is not None:
-        w = stochastic_bfloat16(w, scalars.key)
+        w = stochastic_bfloat16(w, rounding_bits(w.numel(), scalars.key, w.device))
     target.copy_(w)
     if master is not None:
         weight.copy_(master)
 
 
-def stochastic_bfloat16(x: Tensor, key: tuple[int, int]) -> Tensor:
+def moved(
+    w: Tensor, g: Tensor, m: Tensor, v: Tensor, scalars: AdamwScalars
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The new weight and moments of the formula above; g is scaled, all of one float dtype."""
+    m = m + (g - m) * scalars.blend1
+    v = v * scalars.beta2 + (g * g) * scalars.blend2
+    root = v.double().sqrt().to(v.dtype)  # torch's own in float32 is not always the nearest
+    ratio = m / (root * scalars.inv_bias2_sqrt + scalars.eps)
+    return w - (ratio * scalars.step_size + w * scalars.decay), m, v
+
+
+def stochastic_bfloat16(x: Tensor, noise: Tensor) -> Tensor:
     """x [...] float32 rounded to one of its two bfloat16 neighbours, to the farther one with the
     probability that makes the mean exact (in steps of 2^-16 of their distance).
 
-    16 random bits are added below the bfloat16 mantissa, then the low half falls away. A carry out
-    of the largest finite number gives infinity; infinities and NaN stay.
+    The low 16 bits of noise [x.numel()] int64 are added below the bfloat16 mantissa, then the low
+    half falls away. A carry out of the largest finite number gives infinity; infinities and NaN
+    stay.
     """
     bits = x.view(torch.int32).long() & _WORD
-    noise = rounding_bits(x.numel(), key, x.device).view(x.shape)
-    cut = (bits + (noise & 0xFFFF)) & 0xFFFF0000
+    cut = (bits + (noise.view(x.shape) & 0xFFFF)) & 0xFFFF0000
     # Back to int32 by value: a word with the sign bit is negative there.
     cut = torch.where(cut >= 1 << 31, cut - (1 << 32), cut).int().view(torch.float32)
     return torch.where(x.isnan(), x, cut).to(torch.bfloat16)

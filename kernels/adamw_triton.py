@@ -23,6 +23,19 @@ def rounding_bits(index, key0, key1):
     return x ^ (x >> 16)  # [BLOCK_N]
 
 
+@triton.jit
+def from_bfloat16(bits):
+    return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def to_bfloat16(x, below):
+    """Bits as int16; `below` is what is added to the 16 that fall away. A carry into NaN would make
+    it a number: its payload may be all ones."""
+    bits = x.to(tl.uint32, bitcast=True)
+    return tl.where(x == x, (bits + below) >> 16, 0x7FC0).to(tl.int16)
+
+
 # Reads gradient, both moments and master (or weight), writes moments, master and weight: once each.
 @triton.jit(do_not_specialize=["key0", "key1"])
 def adamw_kernel(
@@ -59,8 +72,7 @@ def adamw_kernel(
     if HAS_MASTER:
         w = tl.load(master_ptr + index, mask=mask, other=0.0)
     elif IS_HALF:
-        bits = tl.load(weight_ptr + index, mask=mask, other=0)
-        w = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        w = from_bfloat16(tl.load(weight_ptr + index, mask=mask, other=0))
     else:
         w = tl.load(weight_ptr + index, mask=mask, other=0.0)
     m = m + (g - m) * blend1
@@ -77,9 +89,7 @@ def adamw_kernel(
             below = 0x7FFF + ((bits >> 16) & 1)  # to nearest even
         else:
             below = rounding_bits(index, key0, key1) & 0xFFFF
-        # A carry into NaN would make it a number: its payload may be all ones.
-        bits = tl.where(w == w, (bits + below) >> 16, 0x7FC0)
-        tl.store(weight_ptr + index, bits.to(tl.int16), mask=mask)
+        tl.store(weight_ptr + index, to_bfloat16(w, below), mask=mask)
     else:
         tl.store(weight_ptr + index, w, mask=mask)
 
@@ -93,9 +103,7 @@ def step_(
     scalars: AdamwScalars,
 ) -> None:
     """One step on contiguous tensors of one shape; arguments as in kernels/adamw.py."""
-    scale, key = scalars.grad_scale, scalars.key or (0, 0)
-    is_half, is_tensor = weight.dtype == torch.bfloat16, isinstance(scale, Tensor)
-    key0, key1 = (word - (word >> 31 << 32) for word in key)  # as int32, one compiled kernel
+    is_half = weight.dtype == torch.bfloat16
     with torch.cuda.device_of(weight):
         adamw_kernel[(triton.cdiv(weight.numel(), CONFIG["BLOCK_N"]),)](
             weight_ptr=weight.view(torch.int16) if is_half else weight,
@@ -103,20 +111,31 @@ def step_(
             exp_avg_ptr=exp_avg,
             exp_avg_sq_ptr=exp_avg_sq,
             master_ptr=master,
-            scale_ptr=scale if is_tensor else None,
             count=weight.numel(),
-            step_size=scalars.step_size,
-            decay=scalars.decay,
-            blend1=scalars.blend1,
-            beta2=scalars.beta2,
-            blend2=scalars.blend2,
-            inv_bias2_sqrt=scalars.inv_bias2_sqrt,
-            eps=scalars.eps,
-            grad_scale=1.0 if is_tensor else scale,
-            key0=key0,
-            key1=key1,
             HAS_MASTER=master is not None,
-            HAS_SCALE_PTR=is_tensor,
             IS_HALF=is_half,
+            **scalar_arguments(scalars),
             **CONFIG,
         )
+
+
+def scalar_arguments(scalars: AdamwScalars) -> dict[str, object]:
+    """What a kernel takes of them, by its names."""
+    scale = scalars.grad_scale
+    is_tensor = isinstance(scale, Tensor)
+    words = scalars.key or (0, 0)
+    key0, key1 = (word - (word >> 31 << 32) for word in words)  # as int32, one compiled kernel
+    return {
+        "scale_ptr": scale if is_tensor else None,
+        "step_size": scalars.step_size,
+        "decay": scalars.decay,
+        "blend1": scalars.blend1,
+        "beta2": scalars.beta2,
+        "blend2": scalars.blend2,
+        "inv_bias2_sqrt": scalars.inv_bias2_sqrt,
+        "eps": scalars.eps,
+        "grad_scale": 1.0 if is_tensor else scale,
+        "key0": key0,
+        "key1": key1,
+        "HAS_SCALE_PTR": is_tensor,
+    }

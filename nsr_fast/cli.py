@@ -10,6 +10,7 @@ from nsr_fast.errors import EngineFailure, GuardStop, InputError
 _USAGE = """usage: nsr-fast VERB [options]
 
   train   --config FILE.yaml [--key value ...]   train a policy, write a run directory
+  plan    --config FILE.yaml [--key value ...]   what takes how much memory, and what fits
   merge   ADAPTER_DIR OUT_DIR                    an adapter and its base as one checkpoint
   report  RUN_DIR                                write RUN_DIR/report.html again
   verify  --data CASES.jsonl | --golds DATA      audit the math verifier, or a data set's answers
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb(name: str) -> Callable[[list[str]], int | None]:
     verbs = {
         "train": _train,
+        "plan": _plan,
         "merge": _merge,
         "report": _report,
         "verify": _verify,
@@ -72,6 +74,22 @@ def _train(words: list[str]) -> None:
         train(config)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _plan(words: list[str]) -> None:
+    from nsr_fast.config_file import config_help, load_config, parse_overrides
+
+    if words and words[0] in ("-h", "--help"):
+        head = "nsr-fast plan --config FILE.yaml [--key value ...] [--device cpu|cuda]"
+        print(f"{head}\n\nReads config.json of the model only; the keys are those of train.\n")
+        print(config_help())
+        return
+    overrides = {"data": "not read", "output_dir": "not read", **parse_overrides(words)}
+    device = overrides.pop("device", None)
+    config = load_config(overrides.pop("config", None), overrides)
+    from nsr_fast.run.plan import print_plan
+
+    print_plan(config, device)
 
 
 def _interrupt(*_: object) -> None:

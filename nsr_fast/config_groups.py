@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from nsr_fast.types import LINEARS, AdapterShape, Budget, Sampling
 
 _Path = Annotated[str, AfterValidator(os.path.expanduser)]
+_Count = Annotated[int, Field(ge=1)]
+_Size = Annotated[float, Field(gt=0)]
 
 
 class Group(BaseModel):
@@ -192,6 +194,9 @@ class OptimizerKeys(Group):
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping, global norm")
+    optim: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: 3 bytes a parameter, stochastic rounding, no masters"
+    )
     master_weights: Literal["device", "stochastic"] = Field(
         "device",
         description="float32 copies of bfloat16 weights; stochastic: rounding, no copies; "
@@ -215,15 +220,24 @@ class EngineKeys(Group):
 class MemoryKeys(Group):
     """memory/"""
 
-    micro_batch_tokens: int = Field(16384, ge=1, description="tokens packed into one pass")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+    micro_batch_tokens: _Count | Literal["auto"] = Field(
+        "auto", description="tokens packed into one pass; auto: what fits, see `nsr-fast plan`"
+    )
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="recompute activations in backward; auto: where a pass needs it to fit"
+    )
     activation_offload: bool = Field(
         False, description="what a checkpointed layer keeps waits in host memory"
     )
     offload: Literal["none", "optimizer", "gradients"] = Field(
         "none", description="to host memory: masters and moments; gradients: and the gradients"
     )
-    kv_cache_gib: float | None = Field(None, gt=0, description="fixed KV cache size; none: auto")
+    kv_cache_gib: _Size | Literal["auto"] = Field(
+        "auto", description="vLLM's KV cache; auto: what fits, at most 1 on the CPU"
+    )
+    device_memory_gb: float | None = Field(
+        None, gt=0, description="1e9 bytes that the plan may use; none: what is free"
+    )
 
 
 class LoraKeys(Group):

@@ -12,10 +12,11 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
     "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
     "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
     "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),
+    "optim: adamw": (("master_weights",), lambda c: c.optimizer.optim == "adamw"),
     "offload: none": (("master_weights",), lambda c: c.memory.offload == "none"),
-    "gradient_checkpointing: true": (
+    "gradient_checkpointing: auto or true": (
         ("activation_offload",),
-        lambda c: c.memory.gradient_checkpointing,
+        lambda c: c.memory.gradient_checkpointing is not False,
     ),
     "lora_rank": (("lora_alpha", "lora_targets"), lambda c: c.lora.lora_rank is not None),
     "reward: math": (("extract",), lambda c: "math" in c.reward.names),

@@ -20,7 +20,7 @@ VARIANTS = [
     (HALF, FLOAT, False),
     (HALF, HALF, False),
 ]
-GUARD = 8  # NaN elements on either side of each array
+GUARD = 8  # elements on either side of each array
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,41 @@ class State:
 
 def state(count: int, variant, *, offsets=(0, 0, 0, 0, 0), seed=0, device="cpu") -> State:
     """Values of the sizes met in training; offsets shift each array by elements (misalignment)."""
-    g = torch.Generator().manual_seed(seed)
     weight_dtype, grad_dtype, has_master = variant
-    master = torch.randn(count, generator=g) * 0.02
+    master, grad, exp_avg, exp_avg_sq = values_of(count, seed)
+    values = [master, grad, exp_avg, exp_avg_sq, master]
+    dtypes = [weight_dtype, grad_dtype, FLOAT, FLOAT, FLOAT]
+    placed = [guarded(*each, device) for each in zip(values, dtypes, offsets)]
+    views, buffers = map(list, zip(*placed))
+    if not has_master:
+        views[-1] = None
+    return State(*views, tuple(buffers))
+
+
+def values_of(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, gradient and both moments [count] float32."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randn(count, generator=g) * 0.02
     grad = torch.randn(count, generator=g) * 10.0 ** -torch.randint(0, 9, (count,), generator=g)
     exp_avg = torch.randn(count, generator=g) * 1e-3
     exp_avg_sq = torch.rand(count, generator=g) * 1e-5
     exp_avg[::5] = exp_avg_sq[::5] = 0.0
-    values = [master, grad, exp_avg, exp_avg_sq, master]
-    dtypes = [weight_dtype, grad_dtype, FLOAT, FLOAT, FLOAT]
-    views, buffers = [], []
-    for value, dtype, offset in zip(values, dtypes, offsets):
-        start = GUARD + offset
-        buffer = torch.full((start + count + GUARD,), torch.nan, dtype=dtype, device=device)
-        buffers.append(buffer)
-        views.append(buffer[start : start + count])
-        views[-1].copy_(value)
-    if not has_master:
-        views[-1] = None
-    return State(*views, tuple(buffers))
+    return weight, grad, exp_avg, exp_avg_sq
+
+
+def guarded(value: Tensor, dtype: torch.dtype, offset: int, device: str) -> tuple[Tensor, Tensor]:
+    """The values as a view into a buffer, and the buffer, whose other elements are guards."""
+    guard = torch.nan if dtype.is_floating_point else 77
+    start, count = GUARD + offset, value.numel()
+    buffer = torch.full((start + count + GUARD,), guard, dtype=dtype, device=device)
+    view = buffer[start : start + count]
+    view.copy_(value)
+    return view, buffer
+
+
+def is_guard(buffer: Tensor) -> bool:
+    """Every element is one."""
+    return bool((buffer.isnan() if buffer.is_floating_point() else buffer == 77).all())
 
 
 def scalars(step: int, *, seed: int | None = None, **changes) -> AdamwScalars:
@@ -99,7 +115,7 @@ def check_bits(step_, count: int, variant, *, offsets=(0, 0, 0, 0, 0), device="c
     for view in (got.grad, *got.outputs()):
         view.fill_(torch.nan)
     used = got.buffers if variant[2] else got.buffers[:4]
-    assert all(buffer.isnan().all() for buffer in used), "a write outside the arrays"
+    assert all(map(is_guard, used)), "a write outside the arrays"
 
 
 def check_every_size_and_alignment(step_, *, sizes=(1, 3, 7, 64, 1025), device="cpu") -> None:

@@ -30,9 +30,9 @@ NEEDS = {
     "chat_template_kwargs": ({"enable_thinking": False}, {"template": "chat"}),
     "system_prompt": ("Be brief.", {"template": "qwen"}),
     "master_weights": ("stochastic", {"dtype": "auto"}),
+    "activation_offload": (True, {"gradient_checkpointing": True}),
     "lora_alpha": (8.0, {"lora_rank": 4}),
     "lora_targets": (["q_proj"], {"lora_rank": 4}),
-    "activation_offload": (True, {"gradient_checkpointing": True}),
     "share_weights": (False, {"engine": "auto"}),
     "gpu_memory_utilization": (0.4, {"engine": "vllm"}),
     "kv_cache_gib": (1.0, {"engine": "vllm"}),
@@ -43,7 +43,7 @@ NEEDS = {
     "eval_top_p": (0.5, {"eval_data": "e"}),
 }
 UNREAD = REQUIRED | {"reward": "countdown", "dtype": "float32", "engine": "transformers"}
-UNREAD |= {"template": "none"}
+UNREAD |= {"template": "none", "gradient_checkpointing": False}
 
 
 def test_a_group_has_at_most_twelve_keys_and_a_key_one_group():
@@ -74,6 +74,13 @@ def test_masters_in_host_memory_are_not_also_somewhere_else(capsys):
     words = [word for key, value in REQUIRED.items() for word in (f"--{key}", value)]
     assert main(["train", *words, "--master_weights", "host"]) == 2
     assert "copies in host memory: offload), got 'host'" in capsys.readouterr().err
+
+
+def test_8bit_moments_have_no_masters():
+    given = REQUIRED | {"dtype": "bfloat16", "optim": "adamw_8bit"}
+    assert "master_weights" not in Config.from_flat(given).flat()
+    with pytest.raises(InputError, match=r"^master_weights: needs optim: adamw; "):
+        Config.from_flat({**given, "master_weights": "stochastic"})
 
 
 def test_flat_gives_the_same_settings_back():

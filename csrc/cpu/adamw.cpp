@@ -2,61 +2,14 @@
 // the instruction set it is compiled for. Compiled with -ffp-contract=off, so that each product and sum
 // is rounded as kernels/adamw_reference.py rounds it. Elements are independent and partial sums of the
 // norm belong to fixed chunks, so results do not depend on the number of threads.
-#include "../adamw.h"
-
 #include <vector>
 
+#include "adamw_lanes.h"
 #include "rows.h"
-#include "vec.h"
 
 namespace {
 
 using namespace nsr;
-
-constexpr int64_t kChunk = 1 << 14;
-
-// Waking a thread costs more than some 30,000 elements of work.
-inline int threads_for(int64_t chunks, int most) {
-  return (chunks + 1) / 2 < most ? static_cast<int>((chunks + 1) / 2) : most;
-}
-
-// n is kLanes (a constant in the main loop) or the rest of the array.
-template <class T>
-inline vfloat read(const T* p, int64_t n) {
-  return n == kLanes ? load(p) : load_part(p, n, T{});
-}
-
-template <class T>
-inline void write(T* p, int64_t n, vfloat x) {
-  if (n == kLanes)
-    store(p, x);
-  else
-    store_part(p, n, x);
-}
-
-inline vfloat sqrt_vec(vfloat x) {
-  float lane[kLanes];
-  std::memcpy(lane, &x, sizeof x);
-  for (int i = 0; i < kLanes; ++i) lane[i] = __builtin_sqrtf(lane[i]);
-  std::memcpy(&x, lane, sizeof x);
-  return x;
-}
-
-// 32 bits of noise for each index: rounding_bits of kernels/adamw_reference.py.
-inline vuint rounding_bits(vuint index, const AdamwArgs& a) {
-  vuint x = index ^ a.key0;
-  x = (x ^ (x >> 16)) * 0x7feb352du + a.key1;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
-}
-
-// x as bfloat16: `below` is what is added to the 16 bits that fall away. An infinity stays one; the
-// carry must not touch NaN, whose payload may be all ones (it is on a GPU).
-inline void write_half(bfloat16* p, int64_t n, vfloat x, vuint below) {
-  const vuint bits = x == x ? (vuint)x + below : (vuint)splat(kNan);
-  const vhalf half = __builtin_convertvector(bits >> 16, vhalf);
-  std::memcpy(p, &half, n * sizeof(bfloat16));
-}
 
 template <class W, class G, bool HAS_MASTER>
 [[gnu::always_inline]] inline void step_lanes(const AdamwArgs& a, int64_t at, int64_t n, vuint lane) {
@@ -65,9 +18,7 @@ template <class W, class G, bool HAS_MASTER>
   vfloat m = read(a.exp_avg + at, n);
   vfloat v = read(a.exp_avg_sq + at, n);
   vfloat w = HAS_MASTER ? read(a.master + at, n) : read(weight, n);
-  m = m + (g - m) * a.blend1;
-  v = v * a.beta2 + (g * g) * a.blend2;
-  w = w - ((m / (sqrt_vec(v) * a.inv_bias2_sqrt + a.eps)) * a.step_size + w * a.decay);
+  move(w, g, m, v, a);
   write(a.exp_avg + at, n, m);
   write(a.exp_avg_sq + at, n, v);
   if (HAS_MASTER) write(a.master + at, n, w);
@@ -84,8 +35,7 @@ template <class W, class G, bool HAS_MASTER>
 void step_all(const AdamwArgs& args, int num_threads) {
   const int64_t chunks = (args.count + kChunk - 1) / kChunk;
   const int threads = threads_for(chunks, num_threads);
-  vuint lane{};
-  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  const vuint lane = lane_numbers();
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const AdamwArgs a = args;  // a copy, which no store below can be taken to change

@@ -19,6 +19,7 @@ namespace {
 struct Kernels {
   const RowKernels& rows;
   const AdamwKernels& adamw;
+  const Adamw8bitKernel& adamw_8bit;
 };
 
 // Fastest first.
@@ -29,10 +30,10 @@ std::vector<Kernels> supported() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    list.push_back({kernels_avx512, adamw_avx512});
-  if (avx2) list.push_back({kernels_avx2, adamw_avx2});
+    list.push_back({kernels_avx512, adamw_avx512, adamw_8bit_avx512});
+  if (avx2) list.push_back({kernels_avx2, adamw_avx2, adamw_8bit_avx2});
 #endif
-  list.push_back({kernels_baseline, adamw_baseline});
+  list.push_back({kernels_baseline, adamw_baseline, adamw_8bit_baseline});
   return list;
 }
 
@@ -101,6 +102,13 @@ PYBIND11_MODULE(_cpu, m) {
     const AdamwKernels& kernels = choose(isa).adamw;
     py::gil_scoped_release release;
     kernels.step(args, num_threads);
+  });
+  m.def("adamw_8bit_step", [](const AdamwArgs& step, uintptr_t code, uintptr_t absmax,
+                              uintptr_t exp_avg_sq, int num_threads, const std::string& isa) {
+    const Adamw8bitArgs args = with_8bit_state(step, code, absmax, exp_avg_sq);
+    const Adamw8bitKernel& kernel = choose(isa).adamw_8bit;
+    py::gil_scoped_release release;
+    kernel.step(args, num_threads);
   });
   m.def("sum_of_squares", [](uintptr_t x, int64_t count, bool is_half, int num_threads,
                              const std::string& isa) {

@@ -53,4 +53,11 @@ struct AdamwKernels {
 // Defined by adamw.cpp.
 extern const AdamwKernels adamw_baseline, adamw_avx2, adamw_avx512;
 
+struct Adamw8bitKernel {
+  void (*step)(const Adamw8bitArgs&, int num_threads);
+};
+
+// Defined by adamw_8bit.cpp.
+extern const Adamw8bitKernel adamw_8bit_baseline, adamw_8bit_avx2, adamw_8bit_avx512;
+
 }  // namespace nsr

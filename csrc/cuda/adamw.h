@@ -1,4 +1,4 @@
-// The AdamW step as the host sees it; all addresses are device addresses.
+// The AdamW steps as the host sees it; all addresses are device addresses.
 #pragma once
 
 #include "../adamw.h"
@@ -6,5 +6,6 @@
 namespace nsr {
 
 void adamw_step(const AdamwArgs& args, void* stream);
+void adamw_8bit_step(const Adamw8bitArgs& args, void* stream);
 
 }  // namespace nsr

@@ -163,4 +163,10 @@ PYBIND11_MODULE(_cuda, m) {
     const DeviceGuard guard(device);
     adamw_step(args, at<void>(stream));
   });
+  m.def("adamw_8bit_step", [](const AdamwArgs& step, uintptr_t code, uintptr_t absmax,
+                              uintptr_t exp_avg_sq, int device, uintptr_t stream) {
+    const Adamw8bitArgs args = with_8bit_state(step, code, absmax, exp_avg_sq);
+    const DeviceGuard guard(device);
+    adamw_8bit_step(args, at<void>(stream));
+  });
 }

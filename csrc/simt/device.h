@@ -23,6 +23,7 @@ static_assert(sizeof(uint4) == 16 && sizeof(uint2) == 8);
 
 namespace nsr {
 
+using std::max;
 using std::min;
 
 template <class T>

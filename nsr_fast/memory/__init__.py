@@ -1,1 +1,1 @@
-"""What a run keeps in memory, and where."""
+"""What a run needs in bytes, what the machine has, and what was used in the end."""

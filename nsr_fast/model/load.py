@@ -35,11 +35,9 @@ def load_tokenizer(model: str) -> Tokenizer:
             f"model: {model}: no config.json there; expected a Hugging Face checkpoint directory "
             "(config.json, *.safetensors, tokenizer files) or a hub name"
         )
+    model_config(model)
     try:
-        check_family(AutoConfig.from_pretrained(model).model_type)
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except InputError:
-        raise
     except (OSError, KeyError, ValueError) as error:  # ValueError: an architecture it does not know
         raise InputError(f"model: {model}: cannot load it: {_first_line(error)}") from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what a missing file leaves
@@ -89,8 +87,13 @@ def fill_buffers(policy: Policy, device: torch.device) -> None:
 
 
 def model_config(model: str) -> PretrainedConfig:
-    """config.json of a checkpoint."""
-    return AutoConfig.from_pretrained(model)
+    """config.json of a checkpoint of a known family; no weight is read."""
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, KeyError, ValueError) as error:  # ValueError: an architecture it does not know
+        raise InputError(f"model: {model}: cannot load it: {_first_line(error)}") from None
+    check_family(config.model_type)
+    return config
 
 
 def generation_config(model: str) -> GenerationConfig:
@@ -107,13 +110,6 @@ def weight_dtype(keys: ModelKeys) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if torch.cuda.is_available() else "float32"
     return getattr(torch, name)
-
-
-def parameter_counts(model: str, shape: AdapterShape = PLAIN) -> list[int]:
-    """Elements of each trained parameter, from config.json alone."""
-    with torch.device("meta"):
-        policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return [p.numel() for p in adapt(policy, shape).parameters() if p.requires_grad]
 
 
 def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:

@@ -8,7 +8,7 @@ tensors, one copy from the first byte; the trainer's parameters then are row sli
 door for quantisation methods; the checkpoint needs no entry for it.
 """
 
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class SharedLinear(LinearMethodBase):
             layer.absmax = _frozen(torch.empty(absmax))
         else:
             layer.weight = _frozen(torch.empty(sum(sizes), num_in, dtype=params_dtype))
-        set_weight_attrs(layer.weight, {"weight_loader": partial(_load, layer)})
+        set_weight_attrs(layer.weight, {"weight_loader": _loader(layer)})
         rank = self.shape.rank
         rows = sum(size for size, is_adapted in zip(sizes, self.adapted) if is_adapted)
         if rank and rows:
@@ -145,20 +145,24 @@ def engine_options(shape: AdapterShape) -> dict:
     return {"quantization": NAME, "hf_overrides": {"quantization_config": entry}}
 
 
-@torch.no_grad()
-def _load(layer: nn.Module, _: nn.Parameter, loaded: Tensor, shard: str | int | None = None):
-    """Write a checkpoint's matrix into its rows of the layer, quantised alone if the layer is."""
-    index = 0 if shard is None else _SLICE_OF_SHARD.get(shard, shard)
-    start = sum(layer.nsr_sizes[:index])
-    size = sum(layer.nsr_sizes) if shard is None else layer.nsr_sizes[index]
-    rows = slice(start, start + size)
-    if len(loaded) != size:
-        raise ValueError(f"checkpoint: expected {size} rows of {shard}, got {list(loaded.shape)}")
-    if hasattr(layer, "absmax"):
-        loaded = loaded.to(layer.weight.device, layer.nsr_dtype)
-        layer.weight.data[rows], layer.absmax.data[rows] = quantize(loaded)
-    else:
-        layer.weight.data[rows].copy_(loaded)
+def _loader(layer: nn.Module) -> Callable:
+    """What vLLM calls with each matrix of the checkpoint: written into its rows of the layer."""
+
+    @torch.no_grad()
+    def load(weight: nn.Parameter, loaded: Tensor, shard: str | int | None = None) -> None:
+        index = 0 if shard is None else _SLICE_OF_SHARD.get(shard, shard)
+        start = sum(layer.nsr_sizes[:index])
+        size = sum(layer.nsr_sizes) if shard is None else layer.nsr_sizes[index]
+        if len(loaded) != size:
+            raise ValueError(f"checkpoint: expected {size} rows, got {list(loaded.shape)}")
+        rows = slice(start, start + size)
+        if hasattr(layer, "absmax"):  # quantised alone: never a whole model in its own dtype
+            loaded = loaded.to(weight.device, layer.nsr_dtype)
+            weight.data[rows], layer.absmax.data[rows] = quantize(loaded)
+        else:
+            weight.data[rows].copy_(loaded)
+
+    return load
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -1,7 +1,6 @@
 """Starting vLLM quietly inside this process, with memory settings that fit the device."""
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,13 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nsr_fast.model.layout import head_dim
+from nsr_fast.memory.plan import CPU_BLOCK_TOKENS, cpu_kv_bytes
+from nsr_fast.memory.shape import model_shape
+from nsr_fast.memory.terms import kv_token_bytes
+from nsr_fast.model.layout import FAMILIES
 from nsr_fast.model.load import Policy
 from nsr_fast.types import AdapterShape
 
-_CPU_BLOCK_TOKENS = 32  # prompts share whole blocks: vLLM's 128 would share hardly any
 _CPU_BATCHED_TOKENS = 8192
-_CPU_KV_LIMIT_BYTES = 4 << 30
 _STREAM_INTERVAL = 16  # tokens between two reports on a running completion
 
 
@@ -34,12 +34,13 @@ def start_vllm(
     """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
     if kv_cache_bytes is None and on_cpu:
-        kv_cache_bytes = cpu_kv_cache_bytes(policy.config, max_model_len, max_num_seqs)
+        token_bytes = kv_token_bytes(model_shape(policy.config.to_dict()), policy.dtype.itemsize)
+        kv_cache_bytes = cpu_kv_bytes(token_bytes, max_num_seqs, max_model_len, max_model_len)
     options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
     if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
         options |= {
-            "block_size": _CPU_BLOCK_TOKENS,
             "enforce_eager": True,
+            "block_size": CPU_BLOCK_TOKENS,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(max_model_len, _CPU_BATCHED_TOKENS),
         }
@@ -49,7 +50,8 @@ def start_vllm(
             "gpu_memory_utilization": gpu_memory_utilization,
         }
     llm_class = _import_vllm(on_cpu)
-    if not hasattr(policy.config, "quantization_config"):
+    is_known = policy.config.model_type in FAMILIES
+    if is_known and not hasattr(policy.config, "quantization_config"):
         from nsr_fast.rollout.vllm_linear import engine_options
 
         options |= engine_options(adapter)
@@ -79,14 +81,6 @@ def mask_logits(model: nn.Module, *, vocab: int) -> None:
             logits[..., vocab:] = float("-inf")
 
     model.logits_processor.register_forward_hook(mask)
-
-
-def cpu_kv_cache_bytes(config, max_model_len: int, max_num_seqs: int) -> int:
-    """Room for `max_num_seqs` full sequences in float32, at most 4 GiB."""
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token_bytes = 2 * 4 * config.num_hidden_layers * kv_heads * head_dim(config)
-    blocks = max_num_seqs * math.ceil(max_model_len / _CPU_BLOCK_TOKENS) + 8
-    return min(blocks * _CPU_BLOCK_TOKENS * token_bytes, _CPU_KV_LIMIT_BYTES)
 
 
 def _import_vllm(on_cpu: bool):

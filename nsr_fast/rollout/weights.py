@@ -73,6 +73,7 @@ class EngineWeights:
         that they changed exactly when the policy's did; the drift of logprobs is measured too."""
         weights = ((name, p.detach()) for name, p in self._policy.named_parameters())
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._apply(_repack_head)
         before, self._seen = self._seen, self._fingerprints()
         if [a == b for a, b in zip(before, self._seen)] in ([True, False], [False, True]):
             raise GuardStop(
@@ -106,3 +107,10 @@ def copy_weights(views: dict[str, torch.Tensor], policy: nn.Module) -> None:
     for name, parameter in policy.named_parameters():
         views[name].copy_(parameter)
     check_equal(views, policy)
+
+
+def _repack_head(engine_model: nn.Module) -> None:
+    """vLLM's CPU loader leaves the packed copy of a tied head as it was: pack it again."""
+    head = getattr(engine_model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from nsr_fast.config import Config
+from nsr_fast.config_groups import EngineKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
-from nsr_fast.memory.host import check_host_memory, free_host_bytes, host_bytes
+from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.adapter import init_adapters
 from nsr_fast.model.adapter_files import check_adapter, load_adapter
 from nsr_fast.model.load import (
@@ -26,10 +27,8 @@ from nsr_fast.model.load import (
     load_policy,
     load_tokenizer,
     model_config,
-    parameter_counts,
     stop_token_ids,
     vocabulary,
-    weight_dtype,
 )
 from nsr_fast.model.source import ModelSource, check_quantizable, find_source
 from nsr_fast.reward import load_reward
@@ -38,6 +37,7 @@ from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
+from nsr_fast.run.plan import plan_of
 from nsr_fast.types import Prompt
 
 
@@ -54,6 +54,7 @@ class Inputs:
     vocab: int  # ids from here on belong to no token
     source: ModelSource
     opening: list[str]  # lines that show what the run is about to do
+    plan: MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,6 @@ def prepare(config: Config) -> Inputs:
     stops = stop_token_ids(model, tokenizer, turn_end_ids(keys, tokenizer))
     vocab, num_rows = vocabulary(model, tokenizer, stops)
     _check_token_ids([*prompts, *eval_prompts], num_rows)
-    _check_host_memory(config, source)
     limit, num_eval = keys.max_prompt_length, len(eval_rows[: config.eval.eval_num_prompts])
     return Inputs(
         prompts=prompts,
@@ -108,6 +108,7 @@ def prepare(config: Config) -> Inputs:
         vocab=vocab,
         source=source,
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
+        plan=plan_of(config, [*prompts, *eval_prompts], vocab=vocab),
     )
 
 
@@ -154,16 +155,6 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
             )
 
 
-def _check_host_memory(config: Config, source: ModelSource) -> None:
-    offload = config.memory.offload
-    if offload == "none":
-        return
-    counts = parameter_counts(source.keys.model, source.shape)
-    weight_bytes = weight_dtype(config.model).itemsize
-    terms = host_bytes(offload, sum(counts), largest=max(counts), weight_bytes=weight_bytes)
-    check_host_memory(offload, terms, free_host_bytes())
-
-
 def _offload_warnings(config: Config) -> list[str]:
     keys = config.memory
     if torch.cuda.is_available() or (keys.offload == "none" and not keys.activation_offload):
@@ -175,12 +166,12 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
     """Load the policy and start the engine on its weights."""
     if config.run.cpu_threads:
         torch.set_num_threads(config.run.cpu_threads)  # vLLM freezes the number when it starts
-    memory, source = config.memory, inputs.source
+    plan, source = inputs.plan, inputs.source
     policy = load_policy(
         source.keys,
         source.shape,
-        gradient_checkpointing=memory.gradient_checkpointing,
-        is_empty=resolve_engine(config.engine.engine) == "vllm" and config.engine.share_weights,
+        gradient_checkpointing=plan.is_checkpointed,
+        is_empty=_engine_loads(config.engine, source),
     )
     max_model_len = config.data.max_prompt_length + config.sampling.max_completion_length
     check_context(policy, max_model_len)
@@ -191,7 +182,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         inputs.tokenizer,
         stop_token_ids=inputs.stop_token_ids,
         max_model_len=max_model_len,
-        kv_cache_bytes=int(memory.kv_cache_gib * 2**30) if memory.kv_cache_gib else None,
+        kv_cache_bytes=plan.kv_bytes,
         adapter=source.shape,
         vocab=inputs.vocab,
         seed=config.run.seed,
@@ -202,3 +193,9 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         init_adapters(policy, config.run.seed)
     engine.weights_updated()
     return Actor(policy, engine)
+
+
+def _engine_loads(keys: EngineKeys, source: ModelSource) -> bool:
+    """Whether the engine reads the checkpoint and the policy is bound to its tensors."""
+    is_plain = not hasattr(model_config(source.keys.model), "quantization_config")
+    return resolve_engine(keys.engine) == "vllm" and keys.share_weights and is_plain

@@ -11,7 +11,9 @@ from nsr_fast.errors import GuardStop, InputError
 from nsr_fast.evaluate.sample import Evaluation, evaluate_policy
 from nsr_fast.evaluate.summary import summary_lines
 from nsr_fast.info import environment
+from nsr_fast.memory.measure import give_back_freed_memory
 from nsr_fast.memory.offload import ActivationOffload
+from nsr_fast.memory.table import plan_lines
 from nsr_fast.model.attention import attention_note
 from nsr_fast.objective import objective_of
 from nsr_fast.reward.round_log import TrainerState
@@ -22,6 +24,7 @@ from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
 from nsr_fast.run.report import write_report
 from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.round import Learner, RoundResult, run_round
 from nsr_fast.types import Prompt
 
@@ -34,8 +37,10 @@ def train(config: Config) -> Path:
         _print_dry_run(config, inputs)
         return folder
     with Progress(config.run.max_rounds) as progress:
-        for line in (*inputs.warnings, *inputs.opening):
+        for line in (*inputs.warnings, *inputs.opening, *plan_lines(inputs.plan)):
             progress.say(line)
+        if inputs.plan.setup.device == "cpu":
+            give_back_freed_memory()
         engine = resolve_engine(config.engine.engine)
         progress.say(f"model {config.model.model}: loading, starting {engine} ...")
         learner = build_learner(config, inputs)
@@ -70,6 +75,8 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
             seed=config.run.seed,
             offload=config.memory.offload,
         ),
+        plan=inputs.plan,
+        passes=PassBudget(inputs.plan.tokens),
         vocab=inputs.vocab,
         activations=ActivationOffload() if config.memory.activation_offload else None,
     )
@@ -179,7 +186,7 @@ def nothing_trained(metrics: Mapping) -> str:
 
 
 def _print_dry_run(config: Config, inputs: Inputs) -> None:
-    for line in (*inputs.warnings, *inputs.opening):
+    for line in (*inputs.warnings, *inputs.opening, *plan_lines(inputs.plan)):
         print(line)
     lengths = sorted(len(prompt.token_ids) for prompt in inputs.prompts)
     print(json.dumps(config.flat(), indent=1))

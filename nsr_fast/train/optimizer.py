@@ -3,8 +3,9 @@
 At a learning rate of 1e-6 bfloat16 rounds an update away. master_weights says what keeps it:
     device      a float32 master of each bfloat16 parameter beside the moments: 12 bytes a parameter
     stochastic  no master: the update is rounded stochastically: 8 bytes a parameter
-Parameters of float32 are stepped as they are. The step itself is kernels/adamw.py. offload says
-what lies in host memory instead, with masters of either dtype:
+Parameters of float32 are stepped as they are. The step itself is kernels/adamw.py; with optim:
+adamw_8bit it is kernels/adamw_8bit.py, 3.02 bytes a parameter of either dtype and no master.
+offload says what lies in host memory instead, with masters of either dtype:
     optimizer   masters and moments; the CPU kernel steps them on a copy of the gradient
     gradients   those, and the sums of the gradients: train/host_gradients.py
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from nsr_fast.config_groups import OptimizerKeys
 from nsr_fast.kernels.adamw import adamw_step_, gradient_norm
+from nsr_fast.kernels.adamw_8bit import adamw_8bit_step_, num_blocks
 from nsr_fast.train.host_gradients import HostGradients, OwnGradients
 
 
@@ -26,13 +28,18 @@ class ParameterState:
     """AdamW's memory of one parameter, where it is stepped."""
 
     parameter: nn.Parameter
-    exp_avg: Tensor  # float32, as the next two
-    exp_avg_sq: Tensor
-    master: Tensor | None
+    exp_avg: Tensor  # float32; with absmax, its codes as int8
+    exp_avg_sq: Tensor  # float32; with absmax, bfloat16
+    absmax: Tensor | None  # of the blocks of exp_avg: adamw_8bit
+    master: Tensor | None  # float32
     seed: int | None  # of the stochastic rounding
     is_hosted: bool  # stepped on the CPU, from a copy of the gradient
     rows: slice  # that are stepped
     num_steps: int = 0
+
+    @property
+    def optim(self) -> str:
+        return "adamw" if self.absmax is None else "adamw_8bit"
 
 
 class PolicyOptimizer:
@@ -59,7 +66,9 @@ class PolicyOptimizer:
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
         masters = keys.master_weights if offload == "none" else "host"
         self._states = {
-            name: _initial_state(name, p, masters, seed + (index << 32), (num_rows or {}).get(name))
+            name: _initial_state(
+                name, p, keys.optim, masters, seed + (index << 32), (num_rows or {}).get(name)
+            )
             for index, (name, p) in enumerate(trained)
         }
         kind = HostGradients if offload == "gradients" else OwnGradients
@@ -109,12 +118,13 @@ class PolicyOptimizer:
         """Everything a resumed run needs to take the same steps, bit for bit, by parameter name.
 
         The tensors are the live ones. Masters are there for bfloat16 parameters, unless rounding is
-        stochastic.
+        stochastic; absmax is there with optim: adamw_8bit.
         """
         states = {
             name: {
                 "exp_avg": s.exp_avg,
                 "exp_avg_sq": s.exp_avg_sq,
+                "absmax": s.absmax,
                 "master": s.master if s.parameter.dtype != torch.float32 else None,
                 "seed": s.seed,
                 "num_steps": s.num_steps,
@@ -140,6 +150,8 @@ class PolicyOptimizer:
             other = theirs[name]
             state.exp_avg.copy_(other["exp_avg"])
             state.exp_avg_sq.copy_(other["exp_avg_sq"])
+            if state.absmax is not None:
+                state.absmax.copy_(other["absmax"])
             if state.master is not None:
                 has_master = other["master"] is not None
                 state.master.copy_(other["master"] if has_master else state.parameter)
@@ -169,6 +181,8 @@ class Staging:
 def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
     """One step where the parameter is; its master (if any) and moments lie there too."""
     rows = state.rows
+    if state.absmax is not None:
+        return step_8bit_(state, state.parameter.detach()[rows], grad[rows], **numbers)
     adamw_step_(
         state.parameter.detach()[rows],
         grad[rows],
@@ -184,7 +198,13 @@ def step_on_device_(state: ParameterState, grad: Tensor, **numbers) -> None:
 def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbers) -> None:
     """One step on the CPU, where grad is; the result is copied to the parameter."""
     rows = state.rows
-    parameter, master = state.parameter.detach()[rows], state.master[rows]
+    parameter = state.parameter.detach()[rows]
+    if state.absmax is not None:
+        weight = staging.like("weight", parameter).copy_(parameter)
+        step_8bit_(state, weight, grad[rows], **numbers)
+        parameter.copy_(weight)
+        return
+    master = state.master[rows]
     is_half = parameter.dtype != torch.float32
     weight = staging.like("weight", parameter) if is_half else master
     adamw_step_(
@@ -199,22 +219,45 @@ def step_on_host_(state: ParameterState, grad: Tensor, staging: Staging, **numbe
     parameter.copy_(weight)
 
 
+def step_8bit_(state: ParameterState, weight: Tensor, grad: Tensor, **numbers) -> None:
+    """One step of weight, the rows that are stepped, where the state lies.
+
+    They are the first rows: their blocks are the first blocks of the parameter, the last of them
+    perhaps in part.
+    """
+    adamw_8bit_step_(
+        weight,
+        grad,
+        state.exp_avg[state.rows],
+        state.absmax[: num_blocks(weight.numel())],
+        state.exp_avg_sq[state.rows],
+        seed=state.seed,
+        step=state.num_steps + 1,
+        **numbers,
+    )
+
+
 def _initial_state(
-    name: str, p: nn.Parameter, master_weights: str, seed: int, num_rows: int | None
+    name: str, p: nn.Parameter, optim: str, master_weights: str, seed: int, num_rows: int | None
 ) -> ParameterState:
     if p.dtype not in (torch.float32, torch.bfloat16) or not p.is_contiguous():
         got = f"{list(p.shape)} {p.dtype} with strides {p.stride()}"
         raise ValueError(f"{name}: expected contiguous float32 or bfloat16, got {got}")
     is_hosted = master_weights == "host"
     device = torch.device("cpu") if is_hosted else p.device
+    rows = slice(num_rows)
+    if optim == "adamw_8bit":
+        code = torch.zeros(p.shape, dtype=torch.int8, device=device)
+        absmax = torch.zeros(num_blocks(p.numel()), device=device)
+        exp_avg_sq = torch.zeros(p.shape, dtype=torch.bfloat16, device=device)
+        return ParameterState(p, code, exp_avg_sq, absmax, None, seed, is_hosted, rows)
     is_stochastic = master_weights == "stochastic" and p.dtype == torch.bfloat16
     master = None
     if is_hosted or (p.dtype == torch.bfloat16 and not is_stochastic):
         master = p.detach().to(device).to(torch.float32, copy=True)
     moments = (torch.zeros(p.shape, device=device) for _ in range(2))
     stochastic_seed = seed if is_stochastic else None
-    rows = slice(num_rows)
-    return ParameterState(p, *moments, master, stochastic_seed, is_hosted, rows)
+    return ParameterState(p, *moments, None, master, stochastic_seed, is_hosted, rows)
 
 
 def _check_saved(name: str, state: ParameterState, other: dict) -> None:
@@ -222,6 +265,12 @@ def _check_saved(name: str, state: ParameterState, other: dict) -> None:
     if list(other["exp_avg"].shape) != shape:
         got = list(other["exp_avg"].shape)
         raise ValueError(f"optimizer state: {name}: expected {shape}, got {got}")
+    saved_optim = "adamw" if other.get("absmax") is None else "adamw_8bit"
+    if saved_optim != state.optim:
+        raise ValueError(
+            f"optim: expected {saved_optim}, the kind of the saved optimizer state, got "
+            f"{state.optim}; resume with optim: {saved_optim}"
+        )
     is_stochastic = state.seed is not None
     if is_stochastic != (other["seed"] is not None):
         was, cure = ("with", "device, or offload,") if is_stochastic else ("without", "stochastic")

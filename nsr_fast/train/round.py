@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nsr_fast.config import Config
+from nsr_fast.memory.measure import peak_bytes, reset_peak
 from nsr_fast.memory.offload import ActivationOffload
+from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.batch import minibatches_of
 from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
@@ -23,6 +25,7 @@ from nsr_fast.train.numbers import (
     verdict_shares,
 )
 from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.step import UpdateMetrics, update_policy
 from nsr_fast.train.suspects import Suspects
 from nsr_fast.types import Group, Prompt, sampling_seed
@@ -38,6 +41,8 @@ class Learner:
     reward: Reward
     objective: Objective
     optimizer: PolicyOptimizer
+    plan: MemoryPlan
+    passes: PassBudget
     judged: Judged = field(default_factory=Judged)
     suspects: Suspects = field(default_factory=Suspects)
     vocab: int | None = None  # valid rows of the head; None: all
@@ -61,6 +66,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
     """
     config, engine, objective = learner.config, learner.engine, learner.objective
     clock, memory = _PhaseClock(), {}
+    reset_peak(learner.policy.device.type)
 
     def on_sampled() -> None:
         memory.update(engine.release_memory())
@@ -90,6 +96,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
     if update:
         engine.weights_updated()
     clock.end("sync")
+    notes, used = _memory_used(learner)
     metrics = {
         "round": round_index,
         **rollout_metrics(groups),
@@ -100,10 +107,11 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         **of_this_round(before, learner.reward.statistics()),
         "learning_rate": learner.optimizer.learning_rate,
         **memory,
+        **used,
         **clock.metrics(),
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["time/rollout"]
-    return RoundResult(groups, metrics, scoring.log.notes)
+    return RoundResult(groups, metrics, [*scoring.log.notes, *notes])
 
 
 def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
@@ -113,7 +121,7 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         return None
     config, policy, objective = learner.config, learner.policy, learner.objective
     minibatches = minibatches_of(
-        rollouts, objective.minibatches, config.memory.micro_batch_tokens, policy.device
+        rollouts, objective.minibatches, learner.passes.tokens, policy.device
     )
     return update_policy(
         policy,
@@ -121,9 +129,22 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         minibatches,
         objective,
         config.sampling.temperature,
-        learner.vocab,
-        learner.activations,
+        vocab=learner.vocab,
+        activations=learner.activations,
+        budget=learner.passes,
     )
+
+
+def _memory_used(learner: Learner) -> tuple[list[str], dict]:
+    """(what failed, metrics): the prediction for the round's largest pass, and the peak."""
+    notes, largest = learner.passes.read()
+    policy, plan = learner.policy, learner.plan
+    return notes, {
+        "memory/micro_batch_tokens": learner.passes.tokens,
+        "memory/largest_pass_tokens": largest,
+        "memory/predicted_peak_bytes": plan.peak(largest, policy.is_gradient_checkpointing),
+        "memory/peak_bytes": peak_bytes(policy.device.type),
+    }
 
 
 class _PhaseClock:

@@ -4,12 +4,14 @@
 
 so the gradient does not depend on how a minibatch is split into micro-batches. Rollouts of weight 0
 are not here at all. With one minibatch the update is on-policy and the ratio is 1; with more, the
-objective's terms see the logprobs before the first step.
+objective's terms see the logprobs before the first step. A pass out of memory is survived:
+train/passes.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from nsr_fast.model.load import Policy
 from nsr_fast.objective import Objective
 from nsr_fast.train.host_gradients import HostGradients, OwnGradients
 from nsr_fast.train.optimizer import PolicyOptimizer
+from nsr_fast.train.passes import PassBudget, run_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class UpdateMetrics:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where an update keeps what it makes."""
+
+    gradients: OwnGradients | HostGradients
+    activations: ActivationOffload | None  # None: with the trunk
+
+
 def update_policy(
     policy: Policy,
     optimizer: PolicyOptimizer,
@@ -47,37 +58,35 @@ def update_policy(
     temperature: float,
     vocab: int | None = None,
     activations: ActivationOffload | None = None,
+    budget: PassBudget | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
     vocab         valid rows of the head, see Head; None: all
     activations   takes what the trunk keeps for its backward pass; None: it stays on the device
+    budget        tokens of a pass from the first failure on, lowered by each; None: those of the
+                  largest
+    Raises        GuardStop when a single sequence does not fit into memory
     """
-    old_logprobs = None
+    budget = budget or PassBudget(max(sum(b.sequence_lengths) for m in minibatches for b in m))
+    old = None
     if "old" in objective.needs:
-        old_logprobs = [
-            [policy_logprobs(policy, batch, temperature, vocab) for batch in minibatch]
-            for minibatch in minibatches
-        ]
+        old = {}
+        of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
+        for minibatch in minibatches:
+            old |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
     losses, grad_norms, entropies, drifts, clipped = [], [], [], [], []
-    for index, minibatch in enumerate(minibatches):
-        old = old_logprobs[index] if old_logprobs else None
-        passes = accumulate_gradients(
-            policy,
-            minibatch,
-            objective,
-            temperature,
-            old,
-            vocab,
-            gradients=optimizer.gradients,
-            activations=activations,
-        )
+    for minibatch in minibatches:
+        places = Places(optimizer.gradients, activations)
+        gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+        drop = optimizer.gradients.clear
+        batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
         losses.append(sum(float(result.loss.detach()) for result in passes))
         grad_norms.append(optimizer.step())
-        for batch, result, old_logprob in zip(minibatch, passes, old or [None] * len(passes)):
+        for batch, result in zip(batches, passes, strict=True):
             entropies.append(result.entropy)
             clipped.append(result.stats.is_clipped)
-            before = result.logprob if old_logprob is None else old_logprob
+            before = result.logprob if old is None else _of_batch(old, batch)
             drifts.append((before - batch.sampler_logprob).abs())
     drift = torch.cat(drifts)
     return UpdateMetrics(
@@ -86,7 +95,7 @@ def update_policy(
         entropy_trained=float(torch.cat(entropies).mean()),
         drift_mean=float(drift.mean()),
         drift_max=float(drift.max()),
-        clip_fraction=float(torch.cat(clipped).mean()) if old_logprobs else None,
+        clip_fraction=float(torch.cat(clipped).mean()) if old is not None else None,
         trained_tokens=drift.numel(),
         steps=len(minibatches),
     )
@@ -105,27 +114,56 @@ def accumulate_gradients(
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to `gradients`, one packed pass at a time; None: to every
     parameter's .grad."""
-    gradients = gradients or OwnGradients(())
+    old = None if old_logprobs is None else _by_rollout(minibatch, old_logprobs)
+    places = Places(gradients or OwnGradients(()), activations)
+    gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+    return [gradient(batch) for batch in minibatch]
+
+
+def _gradient_pass(
+    policy: Policy,
+    minibatch: Sequence[MicroBatch],
+    objective: Objective,
+    temperature: float,
+    vocab: int | None,
+    old: Mapping[int, Tensor] | None,
+    places: Places,
+) -> Callable[[MicroBatch], PolicyLoss]:
+    """The pass that adds its share of the minibatch's gradient, however the minibatch is packed."""
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
     head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
     entropy_coef = objective.entropy_coef / denominator
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
-    results = []
-    for index, batch in enumerate(minibatch):
-        with activations.of(policy) if activations else nullcontext():
+
+    def one_pass(batch: MicroBatch) -> PolicyLoss:
+        with places.activations.of(policy) if places.activations else nullcontext():
             hidden = hidden_states(policy, batch)
         tokens = TokenInputs(
             hidden,
             batch.target,
             batch.token_weight / denominator,
-            old_logprob=old_logprobs[index] if old_logprobs is not None else None,
+            old_logprob=None if old is None else _of_batch(old, batch),
             sampler_logprob=batch.sampler_logprob,
         )
-        with gradients.head_pass(policy.lm_head.weight):
+        with places.gradients.head_pass(policy.lm_head.weight):
             result = policy_pass(head, tokens, objective.terms, options)
         result.loss.backward()
-        results.append(result)
-    return results
+        return result
+
+    return one_pass
+
+
+def _by_rollout(batches: Sequence[MicroBatch], logprobs: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Every rollout's logprobs by its id(): they outlive the packing."""
+    found = {}
+    for batch, logprob in zip(batches, logprobs, strict=True):
+        parts = logprob.split([len(rollout.token_ids) for rollout in batch.rollouts])
+        found |= {id(rollout): part for rollout, part in zip(batch.rollouts, parts)}
+    return found
+
+
+def _of_batch(by_rollout: Mapping[int, Tensor], batch: MicroBatch) -> Tensor:
+    return torch.cat([by_rollout[id(rollout)] for rollout in batch.rollouts])
 
 
 @torch.no_grad()

@@ -8,5 +8,4 @@ COMPLETIONS_AT_ONCE = "nsr_fast.evaluate.sample._COMPLETIONS_AT_ONCE"  # of one 
 ENGINE_GENERATE = "nsr_fast.rollout.transformers_engine.TransformersEngine.generate"
 VLLM_ENGINE = "nsr_fast.rollout.vllm_engine.VllmEngine"
 HOST_STEP = "nsr_fast.train.optimizer.step_on_host_"  # AdamW on a parameter's masters there
-FREE_HOST_BYTES = "nsr_fast.run.build.free_host_bytes"
 BUILD_LEARNER = "nsr_fast.train.loop.build_learner"  # a run's policy and engine, before its rounds

@@ -57,8 +57,13 @@ def test_max_prompt_length(policy, tmp_path):
     assert refused.code == 2 and "raise max_prompt_length to 4" in refused.err
 
 
+# 2 prompts x 4 generations, each of a 4-token prompt and 8 more: a block of 32 and one beside it; a
+# token has 2 x 2 layers x 1 head x 32 numbers of 4 bytes. At least one sequence of 48 tokens.
+AUTO_KV_BYTES = max(8 * 64, 96) * 2 * 2 * 32 * 4
+
+
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
-@pytest.mark.parametrize(("gib", "num_bytes"), [(1.5, 3 << 29), ("none", None)])
+@pytest.mark.parametrize(("gib", "num_bytes"), [(0.5, 1 << 29), ("auto", AUTO_KV_BYTES)])
 def test_settings_that_only_vllm_reads(policy, tmp_path, monkeypatch, gib, num_bytes):
     """The engine's constructor is replaced by one that tells what it was asked for."""
     asked = {}

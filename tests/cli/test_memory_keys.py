@@ -1,109 +1,134 @@
-"""offload and activation_offload of whole runs: where they lead, and the bits of a plain run."""
+"""The memory keys at the level of a run, the verb `plan`, refusals before a weight is loaded."""
 
-import importlib
+import json
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
-from cli import seams
 from cli.tiny_runs import completed, run_train, write_policy
-from torch.autograd.graph import saved_tensors_hooks
+from transformers import Qwen2ForCausalLM, Qwen2Model
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
-CHECKPOINTED = {"gradient_checkpointing": "true"}
-EVERYTHING = {**CHECKPOINTED, "offload": "gradients", "activation_offload": "true"}
-SEVERAL_PASSES = {"max_rounds": 2, "prompts_per_round": 4, "micro_batch_tokens": 24}
-
-
-@pytest.fixture(scope="module", params=["qwen2", "llama"])  # a tied and an untied head
-def policy(tmp_path_factory, request):
-    return write_policy(tmp_path_factory.mktemp("policy"), request.param)
+from nsr_fast.cli import main
 
 
-def replace_name(monkeypatch, name, make):
-    """The function `name` becomes make(function)."""
-    module, attribute = name.rsplit(".", 1)
-    owner = importlib.import_module(module)
-    monkeypatch.setattr(owner, attribute, make(getattr(owner, attribute)))
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """What a run did, by torch's own sign where there is one."""
-    found = {"host steps": 0, "hooks": 0, "contexts": 0}
+def run(policy, tmp_path):
+    return lambda **settings: run_train(tmp_path, policy, overwrite="true", **settings)
 
-    def counted(key, real, counts=lambda *_: True):
-        def call(*args, **options):
-            found[key] += counts(*args)
-            return real(*args, **options)
 
-        return call
+def plan(**keys):
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["plan", *(w for k, v in keys.items() for w in (f"--{k}", str(v)))])
+    return code, out.getvalue(), err.getvalue()
 
-    replace_name(monkeypatch, seams.HOST_STEP, lambda real: counted("host steps", real))
-    register = torch.nn.Parameter.register_post_accumulate_grad_hook
-    monkeypatch.setattr(
-        torch.nn.Parameter, "register_post_accumulate_grad_hook", counted("hooks", register)
-    )
-    is_ours = lambda self, *_: type(self) is saved_tensors_hooks  # noqa: E731 (not checkpointing's)
-    enter = saved_tensors_hooks.__enter__
-    monkeypatch.setattr(saved_tensors_hooks, "__enter__", counted("contexts", enter, is_ours))
-    return found
+
+def test_plan_reads_config_json_only_and_plans_for_a_larger_card(tmp_path, monkeypatch):
+    config = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672}
+    config |= {"num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
+    config |= {"vocab_size": 128256, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", None)  # nothing asks a device
+    code, out, err = plan(model=tmp_path, device_memory_gb=2000)
+    assert (code, err) == (0, "") and "70.554 billion parameters" in out and "on cuda" in out
+    assert re.search(r"^always +weights +131\.417$", out, re.MULTILINE)
+    code, out, err = plan(model=tmp_path, device_memory_gb=80)
+    assert code == 2 and out == "" and "memory: weights need 131.42 GiB" in err
+    (tmp_path / "plan.yaml").write_text(f"model: {tmp_path}\ndata: x\noutput_dir: y\n")
+    code, out, _ = plan(config=tmp_path / "plan.yaml", device_memory_gb=2000, device="cpu")
+    assert code == 0 and "on cpu" in out and "float" not in out
+    assert plan(model=tmp_path, device="tpu")[0] == 2
+
+
+def test_a_run_shows_its_plan_and_the_measured_peak(run):
+    done = completed(run())
+    table = done.out[done.out.index("memory: ") :]
+    assert re.match(r"memory: [\d.]+ GiB may be used \(free on this machine", table)
+    for word in ("weights", "gradients", "activations", "KV cache", "peak", "chosen: micro_batch"):
+        assert word in table
+    (metrics,) = done.metrics
+    assert metrics["memory/micro_batch_tokens"] == 1024
+    assert 0 < metrics["memory/largest_pass_tokens"] <= 8 * 12
+    # a tiny model: the process itself
+    assert 0.2e9 < metrics["memory/peak_bytes"] < 8e9
+    assert 0.43e9 < metrics["memory/predicted_peak_bytes"] < 0.6e9
+    assert "chosen: micro_batch_tokens" in completed(run(dry_run="true")).out
 
 
 @pytest.mark.parametrize(
-    ("settings", "has_host_steps", "has_hooks", "has_contexts"),
+    ("settings", "words"),
     [
-        ({}, False, False, False),
-        ({"offload": "optimizer"}, True, False, False),
-        ({"offload": "gradients"}, True, True, False),
-        (CHECKPOINTED, False, False, False),
-        ({**CHECKPOINTED, "activation_offload": "true"}, False, False, True),
-        (EVERYTHING, True, True, True),
+        ({"device_memory_gb": 0.41}, ["reserve need", "device_memory_gb"]),
+        (
+            {"device_memory_gb": 0.4513, "micro_batch_tokens": 100000, "prompts_per_round": 4000},
+            ["activations of a pass of 100,000 tokens", "lower micro_batch_tokens"],
+        ),
+        (
+            {"device_memory_gb": 0.4433, "max_num_seqs": 9000, "prompts_per_round": 9000},
+            ["max_num"],
+        ),
     ],
 )
-def test_each_key_reaches_its_place(
-    policy, tmp_path, seen, settings, has_host_steps, has_hooks, has_contexts
+def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(
+    run, monkeypatch, settings, words
 ):
-    done = completed(run_train(tmp_path, policy, **SEVERAL_PASSES, **settings))
-    num_tensors = len(done.weights(2))
-    assert seen["host steps"] == 2 * num_tensors * has_host_steps
-    assert seen["hooks"] == num_tensors * has_hooks
-    assert (seen["contexts"] > 2) == has_contexts  # several passes a round
-    has_offload = any("offload" in key for key in settings)
-    assert ("offload: this run is on the CPU" in done.out) == has_offload
+    monkeypatch.setattr(Qwen2ForCausalLM, "from_pretrained", None)
+    done = run(**settings)
+    assert done.code == 2 and done.err.startswith("nsr-fast: memory: ")
+    for word in words:
+        assert word in done.err
+    assert not done.folder.exists()
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_two_rounds_with_everything_on_have_the_bits_of_the_plain_run(
-    policy, tmp_path, minibatches
-):
-    rounds = {**SEVERAL_PASSES, "minibatches": minibatches, "max_grad_norm": 0.05}
-    plain = completed(run_train(tmp_path / "plain", policy, **rounds))
-    ours = completed(run_train(tmp_path / "ours", policy, **rounds, **EVERYTHING))
-    for before, after in zip(plain.metrics, ours.metrics, strict=True):
-        for key in before.keys() | after.keys():
-            is_clock = key.startswith("time/") or key in ("round_time", "tokens_per_s")
-            assert is_clock or before[key] == after[key], key
-    assert plain.metrics[0]["grad_norm"] > 0.05  # clipped
-    weights = ours.weights(2)
-    assert all(torch.equal(w, weights[name]) for name, w in plain.weights(2).items())
-    states = [
-        torch.load(run.checkpoint(2) / "trainer_state.pt")["optimizer"] for run in (plain, ours)
-    ]
-    for name, state in states[0]["parameters"].items():
-        other = states[1]["parameters"][name]
-        assert state.keys() == other.keys()
-        assert torch.equal(state["exp_avg"], other["exp_avg"])
-        assert torch.equal(state["exp_avg_sq"], other["exp_avg_sq"])
+def test_device_memory_turns_checkpointing_on(run, monkeypatch):
+    """What the model is called with: in the training passes gradients are on."""
+    forward, seen = Qwen2Model.forward, []
+
+    def watched(self, *args, **options):
+        if torch.is_grad_enabled():
+            seen.append(all(layer.gradient_checkpointing for layer in self.layers))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(Qwen2Model, "forward", watched)
+
+    def norm_of(is_on, **settings):
+        seen.clear()
+        done = completed(run(prompts_per_round=8, **settings))
+        assert set(seen) == {is_on} and f"gradient_checkpointing {str(is_on).lower()}" in done.out
+        return done.metrics[0]["grad_norm"]
+
+    small = {"device_memory_gb": 0.4449}
+    plain = norm_of(False, device_memory_gb=4)
+    assert norm_of(True, **small) == pytest.approx(plain, rel=1e-4)
+    given = {"gradient_checkpointing": "false", "micro_batch_tokens": 20}
+    assert norm_of(False, **small, **given) == pytest.approx(plain, rel=1e-4)
+    assert norm_of(True, gradient_checkpointing="true") == pytest.approx(plain, rel=1e-4)
 
 
-def test_host_memory_is_asked_for_before_a_weight_is_loaded(policy, tmp_path, monkeypatch):
-    replace_name(monkeypatch, seams.FREE_HOST_BYTES, lambda _: lambda: 10**6)
-    (policy / "model.safetensors").rename(policy / "away")
-    try:
-        for offload in ("optimizer", "gradients"):
-            done = run_train(tmp_path / offload, policy, offload=offload)
-            assert done.code == 2
-            assert done.err.startswith(f"nsr-fast: offload: {offload} takes ")
-        none = run_train(tmp_path / "none", policy)
-        assert none.code == 2 and "cannot load its weights" in none.err
-    finally:
-        (policy / "away").rename(policy / "model.safetensors")
+def test_a_run_survives_an_out_of_memory_and_says_so(run, monkeypatch):
+    plain = completed(run(prompts_per_round=4, max_rounds=2))
+    forward = Qwen2MLP.forward
+
+    def small(self, x):
+        if torch.is_grad_enabled() and x.shape[1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(Qwen2MLP, "forward", small)
+    done = completed(run(prompts_per_round=4, max_rounds=2))
+    first, second = done.metrics
+    tokens = first["memory/micro_batch_tokens"]
+    assert tokens <= 60 and second["memory/micro_batch_tokens"] <= tokens
+    assert first["memory/largest_pass_tokens"] <= tokens
+    assert "round 1: out of memory in a pass of" in done.out
+    assert f"micro_batch_tokens is {tokens} from here on" in done.out
+    for key in ("loss", "grad_norm", "drift_mean", "trained_tokens"):
+        assert first[key] == pytest.approx(plain.metrics[0][key], rel=1e-4, abs=1e-7)

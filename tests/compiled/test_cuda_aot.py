@@ -17,12 +17,13 @@ from nsr_fast.kernels.rows_cuda import runs_on
 triton = pytest.importorskip("triton")  # its wheel brings cuobjdump
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ["row_block", "row_cluster", "adamw"]
+SOURCES = ["row_block", "row_cluster", "adamw", "adamw_8bit"]
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 ARCHITECTURES = [80, 90, 100, 120]
 # Kernel name in the symbol -> variants: 3 dtypes x softcap or not (x gradient or not); AdamW: three
-# ways to hold the weight x 2 dtypes of the gradient.
-VARIANTS = {"stats_kernel": 12, "grad_kernel": 6, "cluster_kernel": 12, "adamw_kernel": 6}
+# ways to hold the weight x 2 dtypes of the gradient, two with an 8-bit state.
+VARIANTS = {"stats_kernel": 12, "grad_kernel": 6, "cluster_kernel": 12}
+VARIANTS |= {"adamw_kernel": 6, "adamw_8bit_kernel": 4}
 # Two blocks of 512 threads, four of 256: no more than 64 registers a thread.
 MAX_REGISTERS = 64
 

@@ -18,7 +18,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from nsr_fast.kernels import adamw_triton, rows_triton  # noqa: E402
+from nsr_fast.kernels import adamw_8bit_triton, adamw_triton, rows_triton  # noqa: E402
 from nsr_fast.kernels import logprobs_triton as head  # noqa: E402
 from nsr_fast.kernels.sums_triton import IS_INTERPRETED  # noqa: E402
 
@@ -144,11 +144,22 @@ def check_adamw(arch: int, *, half: bool, half_grad: bool, master: bool, scale_p
     pointers = {"weight_ptr": "*i16" if half else "*fp32"}
     pointers["grad_ptr"] = "*bf16" if half_grad else "*fp32"
     kernel, config = adamw_triton.adamw_kernel, adamw_triton.CONFIG
-    compiled = compile_for(arch, kernel, "fp32", config, pointers=pointers, **flags)
+    check_ieee(compile_for(arch, kernel, "fp32", config, pointers=pointers, **flags), arch)
+
+
+def check_adamw_8bit(arch: int, *, half: bool, half_grad: bool) -> None:
+    flags = {"IS_HALF": half, "HAS_SCALE_PTR": True}
+    pointers = {"weight_ptr": "*i16" if half else "*fp32", "code_ptr": "*i8"}
+    pointers |= {"grad_ptr": "*bf16" if half_grad else "*fp32", "exp_avg_sq_ptr": "*i16"}
+    kernel, config = adamw_8bit_triton.adamw_8bit_kernel, adamw_8bit_triton.CONFIG
+    check_ieee(compile_for(arch, kernel, "fp32", config, pointers=pointers, **flags), arch)
+
+
+def check_ieee(compiled, arch: int) -> None:
     check_resources(compiled, arch)
     ptx = compiled.asm["ptx"]
     assert re.search(r"ld\.global[^;]*v4", ptx)
-    assert "div.rn.f32" in ptx and "sqrt.rn.f32" in ptx
+    assert "div.rn.f32" in ptx and "sqrt.rn.f32" in ptx and ".f64" not in ptx
     assert "fma." not in ptx and ".ftz" not in ptx and "approx" not in ptx
 
 
@@ -156,6 +167,7 @@ def check_adamw(arch: int, *, half: bool, half_grad: bool, master: bool, scale_p
 def test_adamw_kernel_compiles(arch):
     check_adamw(arch, half=True, half_grad=False, master=True, scale_ptr=True)
     check_adamw(arch, half=True, half_grad=True, master=False, scale_ptr=True)
+    check_adamw_8bit(arch, half=True, half_grad=True)
 
 
 @pytest.mark.slow
@@ -165,3 +177,5 @@ def test_adamw_kernel_compiles_in_every_variant(arch, half, master):
     for half_grad in (False, True):
         for scale_ptr in (False, True):
             check_adamw(arch, half=half, half_grad=half_grad, master=master, scale_ptr=scale_ptr)
+        if not master:
+            check_adamw_8bit(arch, half=half, half_grad=half_grad)

@@ -1,4 +1,4 @@
-"""The CUDA AdamW kernel, run from its own source on the CPU (csrc/simt): the reference's bits.
+"""The CUDA AdamW kernels, run from its own source on the CPU (csrc/simt): the reference's bits.
 
 What this proves: the algebra, the index arithmetic at every size and alignment (a misaligned vector
 traps). What it cannot: speed, and that a GPU's arithmetic is IEEE's (test_gpu_adamw.py).
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from functools import partial
 
+import adamw_8bit_cases
 import pytest
 import torch
 from adamw_cases import (
@@ -39,12 +40,38 @@ class AdamwArgs(ctypes.Structure):
     )
 
 
+class Adamw8bitArgs(ctypes.Structure):
+    """struct Adamw8bitArgs of csrc/adamw.h."""
+
+    _fields_ = [("step", AdamwArgs)] + [
+        (name, ctypes.c_void_p) for name in ("code", "absmax", "exp_avg_sq")
+    ]
+
+
 def run(library, weight, grad, exp_avg, exp_avg_sq, master, numbers, *, order=FORWARD) -> None:
     """adamw_reference.step_ by the emulated kernel."""
+    args = arguments(weight, grad, exp_avg, exp_avg_sq, master, numbers)
+    checked(library.nsr_simt_adamw, args, order)
+
+
+def run_8bit(library, weight, grad, code, absmax, exp_avg_sq, numbers, *, order=FORWARD) -> None:
+    """adamw_8bit_reference.step_ by the emulated kernel."""
+    step = arguments(weight, grad, None, None, None, numbers)
+    args = Adamw8bitArgs(step, *(x.data_ptr() for x in (code, absmax, exp_avg_sq)))
+    checked(library.nsr_simt_adamw_8bit, args, order)
+
+
+def checked(kernel, args, order: int) -> None:
+    message = ctypes.create_string_buffer(500)
+    if kernel(ctypes.byref(args), order, message, ctypes.c_size_t(len(message))):
+        raise RuntimeError(message.value.decode())
+
+
+def arguments(weight, grad, exp_avg, exp_avg_sq, master, numbers) -> AdamwArgs:
     scale = numbers.grad_scale
     is_tensor = isinstance(scale, torch.Tensor)
     key0, key1 = numbers.key or (0, 0)
-    args = AdamwArgs(
+    return AdamwArgs(
         *(None if x is None else x.data_ptr() for x in (weight, grad, exp_avg, exp_avg_sq, master)),
         grad_scale_at=scale.data_ptr() if is_tensor else None,
         count=weight.numel(),
@@ -55,10 +82,6 @@ def run(library, weight, grad, exp_avg, exp_avg_sq, master, numbers, *, order=FO
         key0=key0,
         key1=key1,
     )
-    message = ctypes.create_string_buffer(500)
-    size = ctypes.c_size_t(len(message))
-    if library.nsr_simt_adamw(ctypes.byref(args), order, message, size):
-        raise RuntimeError(message.value.decode())
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +92,7 @@ def library(tmp_path_factory) -> ctypes.CDLL:
     subprocess.run(["g++", *flags, str(source), "-o", str(output)], check=True)
     library = ctypes.CDLL(str(output))
     assert library.nsr_simt_adamw_bytes() == ctypes.sizeof(AdamwArgs)
+    assert library.nsr_simt_adamw_8bit_bytes() == ctypes.sizeof(Adamw8bitArgs)
     return library
 
 
@@ -95,6 +119,15 @@ def test_gradient_scale_on_the_device(library):
             results.append(s.outputs())
         assert all(torch.equal(a, b) for a, b in zip(results[0], results[1]))
         assert all(torch.equal(a, b) for a, b in zip(results[2], state(70, variant).outputs()))
+
+
+def test_8bit_gives_the_bits_of_the_reference(library):
+    adamw_8bit_cases.check_all(partial(run_8bit, library))
+    adamw_8bit_cases.check_scale_on_the_device(partial(run_8bit, library))
+    for order in (FORWARD, REVERSE, 5):  # more than one block of threads
+        step_ = partial(run_8bit, library, order=order)
+        for variant in adamw_8bit_cases.VARIANTS:
+            adamw_8bit_cases.check_bits(step_, 4099, variant, offsets=(0, 0, 4, 0, 0))
 
 
 def test_hundred_steps_equal_torch(library):
