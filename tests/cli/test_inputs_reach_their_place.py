@@ -8,6 +8,7 @@ from cli import seams
 from cli.tiny_runs import STOPS, completed, run_train, train_rows, watched_engine, write_policy
 
 from nsr_fast.errors import EngineFailure
+from nsr_fast.types import PLAIN
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,7 @@ def test_settings_that_only_vllm_reads(policy, tmp_path, monkeypatch, gib, num_b
         "share": False,
         "gpu_memory_utilization": 0.7,
         "kv_cache_bytes": num_bytes,
+        "adapter": PLAIN,
         "max_num_seqs": 17,
         "max_model_len": 40 + 8,
         "seed": 5,

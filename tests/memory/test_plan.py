@@ -134,10 +134,10 @@ def test_the_prediction_follows_the_largest_pass():
         (LARGE, 24, {}, ["optimizer state need 85.11 GiB", "offload: optimizer"]),
         (dataclasses.replace(LARGE, offload="optimizer"), 24, {}, ["gradients", "offload: grad"]),
         (
-            dataclasses.replace(LARGE, offload="gradients", longest=12000),
+            dataclasses.replace(LARGE, offload="gradients", longest=16000),
             24,
             {},
-            ["activations of a sequence of 13,000 tokens", "lower max_completion_length"],
+            ["activations of a sequence of 16,000 tokens", "lower max_completion_length"],
         ),
         (SMALL, 4, {"kv_bytes": 3 << 30}, ["KV cache need 3.00 GiB", "lower kv_cache_gib"]),
         (SMALL, 24, {"kv_bytes": 1 << 20}, ["one sequence of 300 tokens", "raise kv_cache_gib"]),
