@@ -7,6 +7,7 @@ are row slices of the matrix. bitsandbytes quantises and dequantises (on the CPU
 stays float32, not quantised a second time. Checked by tests/model/test_nf4.py.
 """
 
+import logging
 from functools import cache
 
 import torch
@@ -79,7 +80,10 @@ def _levels(device: torch.device) -> Tensor:
     return _functional().get_4bit_type("nf4", device=device)
 
 
+@cache
 def _functional():
+    # on the CPU it advises, at its import, to fetch a kernel that nothing here calls
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from bitsandbytes import functional
 
     return functional

@@ -82,7 +82,7 @@ def build_engine(
     model_dir       local checkpoint directory or hub name
     stop_token_ids  every id that ends a completion
     max_model_len   tokens of prompt and completion together
-    kv_cache_bytes  of vLLM's KV cache; None: chosen here
+    kv_cache_bytes  of vLLM's KV cache; None: the size that vLLM chooses
     adapter         of the policy: the engine's layers have the same
     vocab           ids from here on belong to no token and are never sampled; None: all may be
     """

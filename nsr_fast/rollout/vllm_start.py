@@ -9,9 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nsr_fast.memory.plan import CPU_BLOCK_TOKENS, cpu_kv_bytes
-from nsr_fast.memory.shape import model_shape
-from nsr_fast.memory.terms import kv_token_bytes
+from nsr_fast.memory.plan import CPU_BLOCK_TOKENS
 from nsr_fast.model.layout import FAMILIES
 from nsr_fast.model.load import Policy
 from nsr_fast.types import AdapterShape
@@ -33,9 +31,6 @@ def start_vllm(
 ):
     """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
-    if kv_cache_bytes is None and on_cpu:
-        token_bytes = kv_token_bytes(model_shape(policy.config.to_dict()), policy.dtype.itemsize)
-        kv_cache_bytes = cpu_kv_bytes(token_bytes, max_num_seqs, max_model_len, max_model_len)
     options = {"kv_cache_memory_bytes": kv_cache_bytes} if kv_cache_bytes else {}
     if on_cpu:  # a chunked prompt rewinds its seeded generator, which CPU generators cannot do
         options |= {

@@ -150,3 +150,14 @@ def test_the_bytes_kept_are_those_of_the_formula(family, dtype, form):
     init_adapters(model, 0)
     _, kept = trunk(lean_layers(model))
     assert kept == pytest.approx(formula_bytes(model, low_rank=rank), rel=0.02)
+
+
+def test_rounding_the_sum_to_bfloat16_loses_most_of_a_small_b_a():
+    """What merge_adapters' docstring says: why nothing here samples from merged weights."""
+    torch.manual_seed(0)
+    weight = torch.randn(512, 512).bfloat16().float()
+    delta = torch.randn(512, 8) @ torch.randn(8, 512)
+    delta *= 1e-3 / delta.std()
+    kept = (weight + delta).bfloat16().float() - weight
+    assert float((kept == 0).float().mean()) == pytest.approx(0.78, abs=0.02)
+    assert float((kept - delta).norm() / delta.norm()) == pytest.approx(0.78, abs=0.02)

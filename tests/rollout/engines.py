@@ -20,6 +20,7 @@ def load(folder):
 def start(name, folder, model, tokenizer, *, stop_token_ids=(2,), adapter=PLAIN, **keys):
     keys = EngineKeys(engine=name, **{"max_num_seqs": 16, **keys})
     sizes = {"max_model_len": 512, "stop_token_ids": stop_token_ids, "adapter": adapter}
+    sizes["kv_cache_bytes"] = None if torch.cuda.is_available() else 64 << 20
     return build_engine(keys, str(folder), model, tokenizer, **sizes)
 
 

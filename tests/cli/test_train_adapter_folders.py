@@ -186,6 +186,16 @@ def test_a_base_without_weights(first, tmp_path):
     assert run.code == 2 and "cannot load its weights" in run.err
 
 
+def test_offload_and_the_plan_know_the_base_of_an_adapter(first, tmp_path):
+    """The run that continues in host memory takes the steps of the one on the device."""
+    same = {**KEYLESS, "gradient_checkpointing": "true"}
+    plain = train_adapters(tmp_path / "plain", first.adapter, **same)
+    hosted = train_adapters(tmp_path / "host", first.adapter, offload="gradients", **same)
+    for name, tensor in plain.saved().items():
+        assert torch.allclose(hosted.saved()[name], tensor, atol=1e-7)
+        assert not torch.equal(first.saved()[name], tensor)
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
