@@ -214,7 +214,9 @@ class EngineKeys(Group):
         True, description="vLLM computes with the trainer's tensors; false: with its own copy"
     )
     max_num_seqs: int = Field(256, ge=1, description="sequences the engine decodes at once")
-    gpu_memory_utilization: float = Field(0.5, gt=0, lt=1, description="the engine's GPU share")
+    gpu_memory_utilization: float = Field(
+        0.5, gt=0, lt=1, description="share of the GPU that vLLM finds at its start"
+    )
 
 
 class MemoryKeys(Group):

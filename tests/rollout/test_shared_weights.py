@@ -1,10 +1,12 @@
 """One copy of the weights: the trainer's parameters are views into vLLM's tensors."""
 
 import pytest
-from engines import load, prompts_of, start, take_step, worst_error
+import torch
+from engines import generate, load, prompts_of, start, take_step, worst_error
 from torch import nn
 
 from nsr_fast.errors import GuardStop
+from nsr_fast.types import Sampling
 
 pytestmark = pytest.mark.vllm
 
@@ -39,13 +41,37 @@ def test_parameters_are_views_of_the_engine_before_and_after_a_step(shared):
 
 def test_prefix_cache_is_dropped_with_the_old_weights(shared):
     engine, model, tokenizer = shared
-    (prompt,) = prompts_of(tokenizer, ["0123456789" * 30])  # cached in blocks of 128 tokens
+    (prompt,) = prompts_of(tokenizer, ["0123456789" * 30])  # cached in blocks of 32 tokens
     assert worst_error(engine, model, prompt) < 1e-4
     take_step(model, 3)
     # without the reset the engine reads keys of the old weights
     assert worst_error(engine, model, prompt) > 1e-2
     engine.weights_updated()
     assert worst_error(engine, model, prompt) < 1e-4
+
+
+def test_a_group_shares_its_short_prompt_in_blocks_of_32_tokens(shared):
+    """With vLLM's own 128 on the CPU no prompt below 128 tokens is ever computed once a group."""
+    engine, _, tokenizer = shared
+    config = engine._llm.llm_engine.vllm_config.cache_config
+    assert config.block_size == 32 or torch.cuda.is_available()
+    prompts = prompts_of(tokenizer, ["0123456789" * 5])  # 50 tokens: one whole block
+    engine.weights_updated()
+    cached = []
+    step = engine._step
+
+    def watched():
+        outputs = step()
+        cached.extend(output.num_cached_tokens or 0 for output in outputs)
+        return outputs
+
+    engine._step = watched
+    try:
+        generate(engine, prompts, Sampling(1, 2))
+        generate(engine, prompts, Sampling(1, 2), seed=1)
+    finally:
+        del engine._step
+    assert max(cached) == 48 - 48 % config.block_size
 
 
 def test_weights_that_left_the_engine_stop_the_run(shared):
