@@ -102,7 +102,7 @@ def _one_line(error: ValidationError, file: str | None, overrides: Mapping[str, 
     key = str(first["loc"][1])
     if first["type"] == "missing":
         return f"{key}: required, not given; add `{key}: ...` to the config or --{key} VALUE"
-    expected = first["msg"].removeprefix("Input should be ")
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     meaning = FIELDS[key].description
     note = f" ({meaning})" if meaning else ""
     return f"{key}: expected {expected}{note}, got {first['input']!r}{_where(key, file, overrides)}"

@@ -268,7 +268,7 @@ class LoraKeys(Group):
     @classmethod
     def _are_known(cls, value: list[str] | None) -> list[str] | None:
         if unknown := set(value or ()) - set(LINEARS):
-            raise ValueError(f"expected some of {', '.join(LINEARS)}, got {min(unknown)}")
+            raise ValueError(f"some of {', '.join(LINEARS)}, not {min(unknown)}")
         return value
 
     @property

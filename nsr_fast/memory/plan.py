@@ -241,7 +241,7 @@ def _check_sum(plan: MemoryPlan, found: dict, cures: dict, names: dict | None = 
         total += size
         if total > limit:
             raise InputError(
-                f"memory: {(names or {}).get(name, name)} need {gib(size)}, {gib(total)} with what "
+                f"memory: {(names or {}).get(name, name)} of {gib(size)} make {gib(total)} with what "
                 f"comes before, and {gib(limit)} are there ({plan.limits.where}); "
                 f"{cures.get(name, 'give the run more memory')}"
             )

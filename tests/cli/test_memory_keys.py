@@ -40,7 +40,7 @@ def test_plan_reads_config_json_only_and_plans_for_a_larger_card(tmp_path, monke
     assert (code, err) == (0, "") and "70.554 billion parameters" in out and "on cuda" in out
     assert re.search(r"^always +weights +131\.417$", out, re.MULTILINE)
     code, out, err = plan(model=tmp_path, device_memory_gb=80)
-    assert code == 2 and out == "" and "memory: weights need 131.42 GiB" in err
+    assert code == 2 and out == "" and "memory: weights of 131.42 GiB" in err
     (tmp_path / "plan.yaml").write_text(f"model: {tmp_path}\ndata: x\noutput_dir: y\n")
     code, out, _ = plan(config=tmp_path / "plan.yaml", device_memory_gb=2000, device="cpu")
     assert code == 0 and "on cpu" in out and "float" not in out
@@ -65,7 +65,7 @@ def test_a_run_shows_its_plan_and_the_measured_peak(run):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"device_memory_gb": 0.41}, ["reserve need", "device_memory_gb"]),
+        ({"device_memory_gb": 0.41}, ["reserve of", "device_memory_gb"]),
         (
             {"device_memory_gb": 0.4513, "micro_batch_tokens": 100000, "prompts_per_round": 4000},
             ["activations of a pass of 100,000 tokens", "lower micro_batch_tokens"],

@@ -130,8 +130,8 @@ def test_the_prediction_follows_the_largest_pass():
 @pytest.mark.parametrize(
     ("setup", "gigabytes", "wishes", "words"),
     [
-        (LARGE, 12, {}, ["weights need 14.19 GiB", "quantize: nf4"]),
-        (LARGE, 24, {}, ["optimizer state need 85.11 GiB", "offload: optimizer"]),
+        (LARGE, 12, {}, ["weights of 14.19 GiB", "quantize: nf4"]),
+        (LARGE, 24, {}, ["optimizer state of 85.11 GiB", "offload: optimizer"]),
         (dataclasses.replace(LARGE, offload="optimizer"), 24, {}, ["gradients", "offload: grad"]),
         (
             dataclasses.replace(LARGE, offload="gradients", longest=16000),
@@ -139,7 +139,7 @@ def test_the_prediction_follows_the_largest_pass():
             {},
             ["activations of a sequence of 16,000 tokens", "lower max_completion_length"],
         ),
-        (SMALL, 4, {"kv_bytes": 3 << 30}, ["KV cache need 3.00 GiB", "lower kv_cache_gib"]),
+        (SMALL, 4, {"kv_bytes": 3 << 30}, ["KV cache of 3.00 GiB", "lower kv_cache_gib"]),
         (SMALL, 24, {"kv_bytes": 1 << 20}, ["one sequence of 300 tokens", "raise kv_cache_gib"]),
         (
             dataclasses.replace(SMALL, engine="transformers", sequences=4096),
