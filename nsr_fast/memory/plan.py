@@ -3,7 +3,7 @@
     peak = always + max(update, rollout) <= limit
     checkpointing  off if the longest sequence (and a good pass) fits without it, else on
     tokens         0.9 (limit - always - gradients - tile) / bytes a token, at most 65,536 on CUDA;
-                   on the CPU 1,024, more bought no time; at least the longest sequence
+                   on the CPU 1,024, to stay modest by default; at least the longest sequence
     KV cache       CUDA: limit - always - workspace; CPU: at most 1 GiB, since it stays during the
                    update; never beyond every sequence at full length, never below one of them
 A run that cannot fit is refused: the first term that does not, and the key to change.
@@ -241,8 +241,8 @@ def _check_sum(plan: MemoryPlan, found: dict, cures: dict, names: dict | None = 
         total += size
         if total > limit:
             raise InputError(
-                f"memory: {(names or {}).get(name, name)} of {gib(size)} make {gib(total)} with what "
-                f"comes before, and {gib(limit)} are there ({plan.limits.where}); "
+                f"memory: {(names or {}).get(name, name)} of {gib(size)} make {gib(total)} with "
+                f"what comes before, and {gib(limit)} are there ({plan.limits.where}); "
                 f"{cures.get(name, 'give the run more memory')}"
             )
 
