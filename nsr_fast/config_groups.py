@@ -228,8 +228,9 @@ class MemoryKeys(Group):
     gradient_checkpointing: bool | Literal["auto"] = Field(
         "auto", description="recompute activations in backward; auto: where a pass needs it to fit"
     )
-    activation_offload: bool = Field(
-        False, description="what a checkpointed layer keeps waits in host memory"
+    activation_offload: bool | Literal["auto"] = Field(
+        "auto",
+        description="what a checkpointed layer keeps waits in host memory; auto: CUDA, if need be",
     )
     offload: Literal["none", "optimizer", "gradients"] = Field(
         "none", description="to host memory: masters and moments; gradients: and the gradients"

@@ -1,6 +1,7 @@
 """What fits: tokens of one pass, checkpointing, the KV cache, from the terms and a limit.
 
     peak = always + max(update, rollout) <= limit
+    activations    to the host on CUDA if the longest sequence fits in no other way
     checkpointing  off if the longest sequence (and a good pass) fits without it, else on
     tokens         0.9 (limit - always - gradients - tile) / bytes a token, at most 65,536 on CUDA;
                    on the CPU 1,024, to stay modest by default; at least the longest sequence
@@ -9,6 +10,7 @@
 A run that cannot fit is refused: the first term that does not, and the key to change.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -30,6 +32,7 @@ class Wishes:
     micro_batch_tokens: int | None = None
     gradient_checkpointing: bool | None = None
     kv_bytes: int | None = None
+    activation_offload: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,21 @@ class MemoryPlan:
 
 def plan_memory(setup: Setup, wishes: Wishes, limits: Limits) -> MemoryPlan:
     """The plan of a run. InputError with the term that does not fit and the key to change."""
+    wanted = wishes.activation_offload
+    setup = dataclasses.replace(setup, activation_offload=bool(wanted))
+    may_offload = setup.device == "cuda" and wishes.gradient_checkpointing is not False
+    try:
+        return _plan(setup, wishes, limits)
+    except InputError as refused:
+        if wanted is not None or not may_offload:
+            raise
+        try:
+            return _plan(dataclasses.replace(setup, activation_offload=True), wishes, limits)
+        except InputError:
+            raise refused from None
+
+
+def _plan(setup: Setup, wishes: Wishes, limits: Limits) -> MemoryPlan:
     kv_bytes = _kv_bytes(setup, wishes, limits)
     plan = MemoryPlan(setup, limits, 1, bool(wishes.gradient_checkpointing), kv_bytes)
     _check_always(plan, wishes)

@@ -45,6 +45,8 @@ def plan_table(plan: MemoryPlan) -> list[str]:
 
 def _choices(plan: MemoryPlan) -> list[str]:
     s, is_on = plan.setup, str(plan.is_checkpointed).lower()
+    if s.activation_offload:
+        is_on += ", activation_offload true"
     lines = [
         f"  chosen: micro_batch_tokens {plan.tokens:,}, gradient_checkpointing {is_on}, KV cache "
         f"{gib(plan.kv_bytes)} = {plan.kv_tokens:,} tokens; largest pass {plan.pass_tokens:,}"

@@ -157,7 +157,9 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
 
 def _offload_warnings(config: Config) -> list[str]:
     keys = config.memory
-    if torch.cuda.is_available() or (keys.offload == "none" and not keys.activation_offload):
+    if torch.cuda.is_available() or (
+        keys.offload == "none" and keys.activation_offload is not True
+    ):
         return []
     return ["offload: this run is on the CPU, whose memory is the host's: it takes more, not less"]
 

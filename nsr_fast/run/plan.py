@@ -41,6 +41,7 @@ def plan_of(
     wishes = Wishes(
         micro_batch_tokens=_given(memory.micro_batch_tokens),
         gradient_checkpointing=_given(memory.gradient_checkpointing),
+        activation_offload=_given(memory.activation_offload),
         kv_bytes=None if memory.kv_cache_gib == "auto" else int(memory.kv_cache_gib * GIB),
     )
     return plan_memory(setup, wishes, _limits(config, setup.device, here))
@@ -82,7 +83,6 @@ def _setup(config: Config, prompts: Sequence[Prompt], vocab: int | None, device:
         optim=config.optimizer.optim,
         master_weights=config.optimizer.master_weights,
         offload=keys.offload,
-        activation_offload=keys.activation_offload,
         adapter=source.shape,
     )
 

@@ -78,7 +78,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         plan=inputs.plan,
         passes=PassBudget(inputs.plan.tokens),
         vocab=inputs.vocab,
-        activations=ActivationOffload() if config.memory.activation_offload else None,
+        activations=ActivationOffload() if inputs.plan.setup.activation_offload else None,
     )
 
 

@@ -88,6 +88,20 @@ def test_weights_and_gradients():
     assert planned(nf4).tokens > 3072
 
 
+def test_activations_go_to_the_host_only_where_nothing_else_fits():
+    setup = dataclasses.replace(LARGE, offload="gradients", longest=24_000, sequences=1)
+    assert "activations of a sequence of 24,000 tokens" in refusal(setup)
+    plan = planned(setup, activation_offload=None)
+    assert plan.setup.activation_offload and plan.is_checkpointed and plan.tokens >= 24_000
+    assert plan.host["activations"] == plan.pass_tokens * 2 * 28 * 3584
+    assert "activation_offload true" in "".join(plan_lines(plan))
+    roomy = planned(setup, 80, activation_offload=None)
+    assert not roomy.setup.activation_offload
+    assert "activation_offload" not in "".join(plan_lines(roomy))
+    assert "24,000 tokens" in refusal(setup, gradient_checkpointing=False, activation_offload=None)
+    assert planned(SMALL, activation_offload=True).is_checkpointed  # also where there is room
+
+
 def test_the_cpu_keeps_the_cache_during_the_update():
     plan = planned(SMALL)
     assert plan.always["KV cache"] == plan.kv_bytes == 1 << 30
