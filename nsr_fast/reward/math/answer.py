@@ -113,7 +113,12 @@ def gold_of(choice: object) -> Gold:
         return Gold(format(Decimal(repr(choice)), "f"))
     if not isinstance(choice, str | int) or isinstance(choice, bool):
         return Gold("", "neither text nor number")
-    gold = read_gold(str(choice))
+    return _gold_of_text(str(choice))
+
+
+@lru_cache(maxsize=65_536)  # every rollout of a group asks for the same
+def _gold_of_text(text: str) -> Gold:
+    gold = read_gold(text)
     if gold.fault:
         return gold
     if not canonical(gold.text):

@@ -11,7 +11,6 @@ import html
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from nsr_fast.data.boxed import extract_boxed
 from nsr_fast.reward.math.values import NUMBERS, meaning
@@ -69,7 +68,6 @@ class Gold:
     fault: str = ""
 
 
-@lru_cache(maxsize=65_536)
 def read_gold(text: str) -> Gold:
     """The one answer that a text of a data set gives."""
     if not text.strip():
