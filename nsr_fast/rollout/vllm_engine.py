@@ -58,6 +58,7 @@ class VllmEngine:
         self._stop_token_ids = sorted(set(stop_token_ids))
         self._num_calls = 0
         self._has_failed = False
+        self._set_num_threads = torch.set_num_threads  # vLLM on the CPU puts a no-op in its place
         self._llm = start_vllm(
             model_dir,
             policy,
@@ -141,6 +142,7 @@ class VllmEngine:
         del self._llm, self._weights, self._turns
         gc.collect()
         cleanup_dist_env_and_memory()
+        torch.set_num_threads = self._set_num_threads
         VllmEngine._is_alive = False
 
     def _step(self) -> list:

@@ -46,6 +46,19 @@ def test_fifty_rounds_do_not_grow_memory(new_engine):
     assert resident[49] < 1.01 * resident[9]
 
 
+def test_threads_can_be_set_again_after_an_engine(new_engine):
+    """vLLM makes torch.set_num_threads do nothing, for the whole process."""
+    before = torch.get_num_threads()
+    engine, _, _ = new_engine()
+    engine.close()
+    try:
+        for count in (before + 1, before):
+            torch.set_num_threads(count)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_engine_that_breaks_ends_with_its_reason(new_engine):
     engine, _, tokenizer = new_engine()
     prompts = prompts_of(tokenizer, TEXTS)
