@@ -9,3 +9,4 @@ ENGINE_GENERATE = "nsr_fast.rollout.transformers_engine.TransformersEngine.gener
 VLLM_ENGINE = "nsr_fast.rollout.vllm_engine.VllmEngine"
 HOST_STEP = "nsr_fast.train.optimizer.step_on_host_"  # AdamW on a parameter's masters there
 BUILD_LEARNER = "nsr_fast.train.loop.build_learner"  # a run's policy and engine, before its rounds
+LOAD_POLICY = "nsr_fast.run.build.load_policy"
