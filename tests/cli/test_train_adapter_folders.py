@@ -3,13 +3,11 @@ is loaded."""
 
 import json
 import shutil
-from importlib.util import find_spec
 
 import pytest
 import torch
 from cli.adapter_runs import (
     ALPHA,
-    ENGINES,
     RANK,
     load_plain,
     logits_in_peft,
@@ -45,14 +43,16 @@ def folder(first, tmp_path):
     return shutil.copytree(first.adapter, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("share", [None, "false"])
+@pytest.mark.parametrize(
+    ("engine", "share"),
+    [
+        ("transformers", None),  # it has no copy of its own
+        pytest.param("vllm", None, marks=pytest.mark.vllm),
+        pytest.param("vllm", "false", marks=pytest.mark.vllm),
+    ],
+)
 def test_the_first_round_samples_from_the_saved_adapter(first, tmp_path, engine, share):
     """Its sampler's logprobs are those of PEFT's model, whoever samples."""
-    if engine == "vllm" and find_spec("vllm") is None:
-        pytest.skip("vllm is not installed")
-    if engine == "transformers" and share:
-        pytest.skip("it has no copy of its own")
     keys = {**KEYLESS, "share_weights": share, "learning_rate": 1e-9, "weight_decay": 0}
     done = train_adapters(tmp_path, first.adapter, engine, **keys)
     (metrics,) = done.run.metrics
