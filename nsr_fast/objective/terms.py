@@ -22,6 +22,7 @@ Sources: PPO 1707.06347, dual clip 1912.09729, clip-higher 2503.14476, CISPO 250
 estimators joschu.net/blog/kl-approx.html.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,7 @@ from nsr_fast.kernels.head import TokenRows, TokenTerms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surrogate:
+class Surrogate(ABC):
     """Base of the built-in ones: the policy term of a subclass, sampler correction, KL penalty."""
 
     sampler_cap: float | None = None
@@ -59,8 +60,9 @@ class Surrogate:
         }
         return tuple(name for name, is_read in reads.items() if is_read)
 
+    @abstractmethod
     def policy_term(self, rows: TokenRows) -> TokenTerms:
-        raise NotImplementedError(f"{type(self).__name__}.policy_term")
+        """The loss of each token and its slope c, before correction and penalty."""
 
     def __call__(self, rows: TokenRows) -> TokenTerms:
         term = self.policy_term(rows)
