@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "shared_weights.jsonl"
+KV_GIB = 0.25
 ROUNDS, PROMPTS, GENERATIONS, PROMPT_TOKENS = 3, 4, 4, 32
 
 
@@ -85,29 +86,19 @@ def decode_rate(learner, prompts: list) -> float:
 def make_learner(folder: str, share: bool, completion: int):
     """What nsr-fast train builds from its settings, with a reward on the first token's parity."""
     from nsr_fast.config import Config
-    from nsr_fast.model.load import load_tokenizer
-    from nsr_fast.objective import Objective
-    from nsr_fast.reward.reward import Reward
-    from nsr_fast.reward.user import UserFunction
-    from nsr_fast.run.build import build_actor
-    from nsr_fast.train.optimizer import PolicyOptimizer
-    from nsr_fast.train.round import Learner
+    from nsr_fast.run.build import prepare
+    from nsr_fast.train.loop import build_learner
 
-    keys = {"model": folder, "data": "none", "output_dir": "none", "engine": "vllm"}
+    rows = Path(folder) / "rows.jsonl"
+    rows.write_text('{"prompt": "a"}\n')
+    keys = {"model": folder, "data": str(rows), "output_dir": f"{folder}/run", "engine": "vllm"}
+    keys |= {"template": "none", "reward": f"{__file__}:parity", "kv_cache_gib": KV_GIB}
     keys |= {"num_generations": GENERATIONS, "max_num_seqs": PROMPTS * GENERATIONS}
     keys |= {"max_prompt_length": PROMPT_TOKENS, "max_completion_length": completion}
     keys |= {"share_weights": share, "micro_batch_tokens": 4096, "drift_limit": 0.1}
     keys |= {"max_truncated": None, "constant_reward_rounds": None}  # a random policy
     config = Config.from_flat(keys | {"gpu_memory_utilization": 0.3})
-    actor = build_actor(config, load_tokenizer(folder))
-    return Learner(
-        config=config,
-        policy=actor.policy,
-        engine=actor.engine,
-        reward=Reward([(UserFunction(parity), 1.0)]),
-        objective=Objective.nsr(),
-        optimizer=PolicyOptimizer(actor.policy.named_parameters(), config.optimizer),
-    )
+    return build_learner(config, prepare(config))
 
 
 def parity(prompts, completions, completion_ids, **columns):
@@ -145,7 +136,7 @@ class MemoryMeter:
 
 
 def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
-    """A random checkpoint with a word-level tokenizer of one entry."""
+    """A random checkpoint with a word-level tokenizer of two entries."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
@@ -161,7 +152,7 @@ def write_model(folder: str, layers: int, hidden: int, vocab: int) -> None:
         eos_token_id=0,
     )
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<unk>").save_pretrained(folder)
 
 
