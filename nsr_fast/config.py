@@ -6,20 +6,17 @@ from pydantic import BaseModel, ConfigDict
 
 from nsr_fast.config_groups import (
     DataKeys,
-    EngineKeys,
     EvalKeys,
-    GuardKeys,
     LoraKeys,
-    MemoryKeys,
     ModelKeys,
     ObjectiveKeys,
     OptimizerKeys,
     RewardKeys,
     RoundKeys,
-    RunKeys,
     SamplingKeys,
 )
 from nsr_fast.config_rules import NEEDS
+from nsr_fast.config_run import EngineKeys, GuardKeys, LimitKeys, MemoryKeys, RunKeys, SaveKeys
 from nsr_fast.errors import InputError
 
 
@@ -31,10 +28,12 @@ class Config(BaseModel):
     model: ModelKeys
     data: DataKeys
     run: RunKeys
+    save: SaveKeys
     reward: RewardKeys
     sampling: SamplingKeys
     round: RoundKeys
     guards: GuardKeys
+    limits: LimitKeys
     objective: ObjectiveKeys
     optimizer: OptimizerKeys
     engine: EngineKeys
@@ -67,9 +66,9 @@ class Config(BaseModel):
                 "the sampler's logprobs are then those of the kept tokens only and every ratio "
                 "would be off, so remove one of the keys"
             )
-        if self.round.drift_limit is not None:
+        if self.limits.drift_limit is not None:
             raise InputError(
-                f"drift_limit {self.round.drift_limit}: with {cut} the sampler's logprobs are of "
+                f"drift_limit {self.limits.drift_limit}: with {cut} the sampler's logprobs are of "
                 "another distribution and no limit can hold; remove it"
             )
 

@@ -1,31 +1,22 @@
-"""Every setting of a run on one page, in groups; a group goes whole to the room that reads it.
+"""The settings of what is learnt from what, in groups; a group goes whole to the room that reads it.
 
 Names follow TRL where TRL has one. YAML and command line are flat: a key belongs to one group. Two
-numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic.
+numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic. How a run
+goes on this machine is on the other page, config_run.py.
 """
 
-import os
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from nsr_fast.config_types import Group, Path
 from nsr_fast.types import LINEARS, AdapterShape, Budget, Sampling
-
-_Path = Annotated[str, AfterValidator(os.path.expanduser)]
-_Count = Annotated[int, Field(ge=1)]
-_Size = Annotated[float, Field(gt=0)]
-
-
-class Group(BaseModel):
-    """Keys that one room reads; at most 12."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelKeys(Group):
     """model/"""
 
-    model: _Path = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
+    model: Path = Field(description="local checkpoint directory or hub name (Qwen2, Qwen3, Llama)")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
     )
@@ -50,19 +41,6 @@ class DataKeys(Group):
     overlong_prompts: Literal["error", "drop"] = Field(
         "error", description="a prompt over max_prompt_length ends the run, or is left out"
     )
-
-
-class RunKeys(Group):
-    """run/ and train/loop.py"""
-
-    output_dir: _Path = Field(min_length=1, description="run directory; must not hold a run yet")
-    overwrite: bool = Field(False, description="replace the run that output_dir holds")
-    dry_run: bool = Field(False, description="check settings and data, print them, load no model")
-    max_rounds: int = Field(100, ge=1, description="rounds (generate, then update) to run")
-    save_rounds: int = Field(0, ge=0, description="checkpoint every N rounds; 0: the last only")
-    sample_rollouts: int = Field(8, ge=0, description="rollouts written to rollouts/ each round")
-    seed: int = Field(0, ge=0)
-    cpu_threads: int | None = Field(None, ge=1, description="none: torch's default")
 
 
 class RewardKeys(Group):
@@ -139,36 +117,10 @@ class RoundKeys(Group):
         gt=0,
         description="cut them after so long; cut ones are unscored, which favours short ones",
     )
-    drift_limit: float | None = Field(
-        None, gt=0, description="mean |policy - sampler| logprob that stops the run; none: by dtype"
-    )
 
     @property
     def budget(self) -> Budget:
         return Budget(self.round_token_budget, self.round_seconds)
-
-
-class GuardKeys(Group):
-    """train/: rounds in which nothing was judged stop the run before they train; none: never"""
-
-    max_truncated: float | None = Field(
-        0.9, gt=0, le=1, description="share stopped by max_completion_length that stops the run"
-    )
-    max_no_answer: float | None = Field(
-        0.9, gt=0, le=1, description="share in which the reward found no answer"
-    )
-    max_unscored: float | None = Field(
-        0.9, gt=0, le=1, description="share unscored, what the round's budget cut left out"
-    )
-    constant_reward_rounds: int | None = Field(
-        1, ge=1, description="first rounds in which your function gave one and the same value"
-    )
-    first_correct_rounds: int | None = Field(
-        3, ge=1, description="first rounds without any correct rollout"
-    )
-    quarantine_after: int | None = Field(
-        None, ge=2, description="drop a prompt whose rollouts agreed so often on one wrong answer"
-    )
 
 
 class ObjectiveKeys(Group):
@@ -201,45 +153,6 @@ class OptimizerKeys(Group):
         "device",
         description="float32 copies of bfloat16 weights; stochastic: rounding, no copies; "
         "copies in host memory: offload",
-    )
-
-
-class EngineKeys(Group):
-    """rollout/"""
-
-    engine: Literal["auto", "vllm", "transformers"] = Field(
-        "auto", description="what samples the rollouts; auto: vllm where installed"
-    )
-    share_weights: bool = Field(
-        True, description="vLLM computes with the trainer's tensors; false: with its own copy"
-    )
-    max_num_seqs: int = Field(256, ge=1, description="sequences the engine decodes at once")
-    gpu_memory_utilization: float = Field(
-        0.5, gt=0, lt=1, description="share of the GPU that vLLM finds at its start"
-    )
-
-
-class MemoryKeys(Group):
-    """memory/"""
-
-    micro_batch_tokens: _Count | Literal["auto"] = Field(
-        "auto", description="tokens packed into one pass; auto: what fits, see `nsr-fast plan`"
-    )
-    gradient_checkpointing: bool | Literal["auto"] = Field(
-        "auto", description="recompute activations in backward; auto: where a pass needs it to fit"
-    )
-    activation_offload: bool | Literal["auto"] = Field(
-        "auto",
-        description="what a checkpointed layer keeps waits in host memory; auto: CUDA, if need be",
-    )
-    offload: Literal["none", "optimizer", "gradients"] = Field(
-        "none", description="to host memory: masters and moments; gradients: and the gradients"
-    )
-    kv_cache_gib: _Size | Literal["auto"] = Field(
-        "auto", description="vLLM's KV cache; auto: what fits, at most 1 on the CPU"
-    )
-    device_memory_gb: float | None = Field(
-        None, gt=0, description="1e9 bytes that the plan may use; none: what is free"
     )
 
 

@@ -31,7 +31,15 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
         lambda c: len(c.reward.names) > len(c.reward.built_in),
     ),
     "eval_data": (
-        ("eval_rounds", "eval_num_prompts", "eval_num_samples", "eval_temperature", "eval_top_p"),
+        (
+            "save_best",
+            "max_pass_at_1_drop",
+            "eval_rounds",
+            "eval_num_prompts",
+            "eval_num_samples",
+            "eval_temperature",
+            "eval_top_p",
+        ),
         lambda c: c.eval.eval_data is not None,
     ),
     "engine: vllm": (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from typing import TYPE_CHECKING, Protocol
 
-from nsr_fast.config_groups import EngineKeys
+from nsr_fast.config_run import EngineKeys
 from nsr_fast.errors import InputError
 from nsr_fast.types import PLAIN, AdapterShape, Budget, Prompt, Rollout, Sampling
 

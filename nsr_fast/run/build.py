@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from nsr_fast.config import Config
-from nsr_fast.config_groups import EngineKeys
+from nsr_fast.config_run import EngineKeys
 from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from nsr_fast.config import Config
-from nsr_fast.config_groups import RunKeys
+from nsr_fast.config_run import RunKeys
 from nsr_fast.errors import InputError
 from nsr_fast.types import Group
 

@@ -16,7 +16,7 @@ def drift_limit(config: Config, dtype: torch.dtype) -> float | None:
     logprobs are of another distribution."""
     if config.sampling.sampling.is_truncated:
         return None
-    return config.round.drift_limit or _DRIFT_LIMIT[dtype]
+    return config.limits.drift_limit or _DRIFT_LIMIT[dtype]
 
 
 def check_update(update: UpdateMetrics, round_index: int, limit: float | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nsr_fast.config import Config
+from nsr_fast.errors import EngineFailure, GuardStop
 from nsr_fast.memory.measure import peak_bytes, reset_peak
 from nsr_fast.memory.offload import ActivationOffload
 from nsr_fast.memory.plan import MemoryPlan
@@ -27,6 +28,7 @@ from nsr_fast.train.numbers import (
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.step import UpdateMetrics, update_policy
+from nsr_fast.train.stop import Stop
 from nsr_fast.train.suspects import Suspects
 from nsr_fast.types import Group, Prompt, sampling_seed
 
@@ -47,6 +49,7 @@ class Learner:
     suspects: Suspects = field(default_factory=Suspects)
     vocab: int | None = None  # valid rows of the head; None: all
     activations: ActivationOffload | None = None  # None: they stay on the device
+    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,16 @@ class RoundResult:
     groups: list[Group]
     metrics: dict
     notes: list[str]
+    failure: Exception | None = None  # to be raised once this round is logged and saved
 
 
 def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
     """Sample, score, weigh, update, sync.
 
-    Raises GuardStop: nothing judged, drift, stale weights, a bad gradient. The engine gives the
-    memory of its KV cache to the update and takes it back afterwards.
+    Raises what ends the run before a weight has changed (GuardStop: nothing judged, a bad gradient,
+    drift); what ends it after that is the result's `failure`. learner.stop is held from the first
+    step on, until the caller has logged the round. The engine gives the memory of its KV cache to
+    the update and takes it back afterwards.
     """
     config, engine, objective = learner.config, learner.engine, learner.objective
     clock, memory = _PhaseClock(), {}
@@ -93,8 +99,12 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         check_update(update, round_index, drift_limit(config, learner.policy.dtype))
     clock.end("train")
     memory |= engine.regain_memory()
+    failure = update.failure if update else None
     if update:
-        engine.weights_updated()
+        try:
+            engine.weights_updated()
+        except (GuardStop, EngineFailure) as error:
+            failure = failure or error
     clock.end("sync")
     notes, used = _memory_used(learner)
     metrics = {
@@ -111,7 +121,7 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         **clock.metrics(),
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["time/rollout"]
-    return RoundResult(groups, metrics, [*scoring.log.notes, *notes])
+    return RoundResult(groups, metrics, [*scoring.log.notes, *notes], failure)
 
 
 def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
@@ -132,6 +142,7 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         vocab=learner.vocab,
         activations=learner.activations,
         budget=learner.passes,
+        before_step=learner.stop.hold,
     )
 
 

@@ -40,6 +40,7 @@ class UpdateMetrics:
     clip_fraction: float | None  # None: on-policy, nothing can be clipped
     trained_tokens: int
     steps: int
+    failure: Exception | None = None  # ended the update after a step had been taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,18 @@ def update_policy(
     vocab: int | None = None,
     activations: ActivationOffload | None = None,
     budget: PassBudget | None = None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
+
+    An error before the first step is raised, and no weight has changed; one after it is handed over
+    as `failure`, with the steps until then.
 
     vocab         valid rows of the head, see Head; None: all
     activations   takes what the trunk keeps for its backward pass; None: it stays on the device
     budget        tokens of a pass from the first failure on, lowered by each; None: those of the
                   largest
+    before_step   called when a step is about to change the weights
     Raises        GuardStop when a single sequence does not fit into memory
     """
     budget = budget or PassBudget(max(sum(b.sequence_lengths) for m in minibatches for b in m))
@@ -75,13 +81,21 @@ def update_policy(
         of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
         for minibatch in minibatches:
             old |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
-    losses, grad_norms, entropies, drifts, clipped = [], [], [], [], []
+    losses, grad_norms, entropies, drifts, clipped, failure = [], [], [], [], [], None
     for minibatch in minibatches:
         places = Places(optimizer.gradients, activations)
         gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
         drop = optimizer.gradients.clear
-        batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
+        try:
+            batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
+        except Exception as error:
+            drop()
+            if not grad_norms:
+                raise
+            failure = error
+            break
         losses.append(sum(float(result.loss.detach()) for result in passes))
+        before_step()
         grad_norms.append(optimizer.step())
         for batch, result in zip(batches, passes, strict=True):
             entropies.append(result.entropy)
@@ -97,7 +111,8 @@ def update_policy(
         drift_max=float(drift.max()),
         clip_fraction=float(torch.cat(clipped).mean()) if old is not None else None,
         trained_tokens=drift.numel(),
-        steps=len(minibatches),
+        steps=len(grad_norms),
+        failure=failure,
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nsr_fast.config_groups import EngineKeys
+from nsr_fast.config_run import EngineKeys
 from nsr_fast.rollout.engine import build_engine
 from nsr_fast.types import PLAIN, Group, Prompt, Sampling, sampling_seed
 
