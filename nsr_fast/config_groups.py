@@ -1,4 +1,4 @@
-"""The settings of what is learnt from what, in groups; a group goes whole to the room that reads it.
+"""The settings of what is learnt from what, in groups; a group goes whole to one room.
 
 Names follow TRL where TRL has one. YAML and command line are flat: a key belongs to one group. Two
 numbers set the batch: prompts_per_round and num_generations; micro-batching is automatic. How a run

@@ -1,4 +1,4 @@
-"""What the groups of settings are made of: their base, and the types of values that several have."""
+"""What the groups of settings are made of: their base, and types of values."""
 
 import os
 from typing import Annotated, Literal
