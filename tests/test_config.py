@@ -36,6 +36,8 @@ NEEDS = {
     "share_weights": (False, {"engine": "auto"}),
     "gpu_memory_utilization": (0.4, {"engine": "vllm"}),
     "kv_cache_gib": (1.0, {"engine": "vllm"}),
+    "save_best": ("pass_at_1", {"eval_data": "e"}),
+    "max_pass_at_1_drop": (0.1, {"eval_data": "e"}),
     "eval_rounds": (2, {"eval_data": "e"}),
     "eval_num_prompts": (2, {"eval_data": "e"}),
     "eval_num_samples": (2, {"eval_data": "e"}),

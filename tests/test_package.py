@@ -107,10 +107,8 @@ def room_of_module(module):
     if parts[0] != "nsr_fast" or len(parts) == 1:
         return None
     parts_of_rooms = {"_cpu": "csrc", "_cuda": "csrc"}
-    parts_of_rooms |= dict.fromkeys(
-        ("config_file", "config_groups", "config_rules", "config_run", "config_types"), "config"
-    )
     room = parts_of_rooms.get(parts[1], parts[1])
+    room = "config" if room.startswith("config_") else room
     return None if room.startswith("__") else room
 
 

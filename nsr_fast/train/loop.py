@@ -84,7 +84,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
 
 def _run(learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress) -> None:
     started, config = time.monotonic(), learner.config
-    keys, last = config.run, config.run.max_rounds
+    last = config.run.max_rounds
     evaluations = {0: _evaluate(learner, inputs, run, progress, 0)}
     for n in range(1, last + 1):
         progress.status(f"round {n}")
@@ -98,7 +98,7 @@ def _run(learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress
         _log(learner, run, progress, result)
         if n == last or (config.eval.eval_rounds and n % config.eval.eval_rounds == 0):
             evaluations[n] = _evaluate(learner, inputs, run, progress, n)
-        if n == last or (keys.save_rounds and n % keys.save_rounds == 0):
+        if n == last or (config.save.save_rounds and n % config.save.save_rounds == 0):
             _save(learner, inputs, run, progress, n)
     name = config.objective.objective
     for line in summary_lines(name, evaluations[0], evaluations[last]):
