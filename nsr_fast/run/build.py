@@ -65,9 +65,12 @@ class Actor:
     engine: Engine
 
 
-def prepare(config: Config) -> Inputs:
-    """Check everything and read the data. Raises InputError; changes nothing on disk."""
-    check_output_dir(config.run)
+def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
+    """Check everything and read the data. Raises InputError; changes nothing on disk.
+
+    is_resumed   the run that output_dir holds goes on
+    """
+    check_output_dir(config, is_resumed=is_resumed)
     keys = config.data
     rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data
