@@ -68,7 +68,6 @@ def load_policy(
             policy = AutoModelForCausalLM.from_pretrained(model, **options)
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
-    policy.config.use_cache = False
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
     adapt(policy, shape)
