@@ -35,6 +35,7 @@ from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
+from nsr_fast.run.checkpoint import check_saveable
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
 from nsr_fast.run.plan import plan_of
@@ -87,6 +88,7 @@ def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
     check_adapter(source)
+    check_saveable(model, tokenizer)
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
         eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)

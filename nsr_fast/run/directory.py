@@ -81,6 +81,7 @@ class RunDirectory:
     def create(cls, config: Config, environment: Mapping) -> tuple["RunDirectory", list[str]]:
         """A new one, and a line about the run that was moved aside for it."""
         run = cls(Path(config.run.output_dir))
+        run.path.mkdir(parents=True, exist_ok=True)
         notes = run._move_aside()
         run._write_settings(config, environment)
         return run, notes

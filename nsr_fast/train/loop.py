@@ -12,6 +12,7 @@ from nsr_fast.model.attention import attention_note
 from nsr_fast.objective import objective_of
 from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.run.build import Inputs, build_actor, prepare
+from nsr_fast.run.checkpoints import Checkpoints
 from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.lock import RunLock
 from nsr_fast.run.progress import Progress
@@ -90,7 +91,9 @@ def build_learner(config: Config, inputs: Inputs, stop: Stop | None = None) -> L
 
 def _run_directory(config: Config, start: Start | None, progress: Progress) -> RunDirectory:
     if start and start.is_here:
+        cleaned = Checkpoints(start.folder.parent).clean()
         run, notes = RunDirectory.reopen(config, environment(), start.round)
+        notes = [*cleaned, *notes]
     else:
         run, notes = RunDirectory.create(config, environment())
         if start:
