@@ -1,4 +1,4 @@
-"""save_total_limit, save_best, save_only_weights: which checkpoints of a run are there in the end."""
+"""save_total_limit, save_best, save_only_weights: which checkpoints there are in the end."""
 
 import pytest
 from cli.tiny_runs import completed, run_train, write_policy
