@@ -2,18 +2,20 @@
 
 import importlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from cli import seams
-from cli.tiny_runs import completed, run_train, write_policy
+from cli.tiny_runs import Run, completed, run_train, write_policy
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from nsr_fast.run.checkpoint import damage
 
 REFUSED = {"do_sample": False, "temperature": 0.6, "eos_token_id": [2, 60], "pad_token_id": 0}
-ENGINES = (pytest.param("vllm", marks=pytest.mark.vllm), "transformers")
 HEADER_BYTES = 8192
 
 
@@ -21,15 +23,67 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize(("family", "use_cache"), [("qwen2", True), ("llama", False)])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_config_is_the_sources(tmp_path, family, use_cache, engine):
-    source = write_policy(tmp_path / "source", family)
-    kept = config_of(source) | {"use_cache": use_cache}
-    (source / "config.json").write_text(json.dumps(kept))
-    run = completed(run_train(tmp_path, source, engine=engine))
-    assert config_of(run.checkpoint(1)) == kept
-    assert kept["dtype"] == "float32" and kept["architectures"]
+@dataclass(frozen=True)
+class Saved:
+    """A run of one round, its policy in memory, and the folder that it started from."""
+
+    source: Path
+    run: Run
+    policy: nn.Module
+
+    @property
+    def folder(self):
+        return self.run.checkpoint(1)
+
+
+KINDS = [("qwen2", "transformers"), ("llama", "transformers")]
+KINDS += [
+    pytest.param(kind, marks=pytest.mark.vllm) for kind in (("qwen2", "vllm"), ("llama", "vllm"))
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def saved(request, tmp_path_factory):
+    """Of a tied head that caches and an untied one that does not, with sampling settings that
+    transformers does not like."""
+    family, engine = request.param
+    folder = tmp_path_factory.mktemp("saved")
+    source = write_policy(folder / "source", family)
+    config = config_of(source) | {"use_cache": family == "qwen2"}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "generation_config.json").write_text(json.dumps(REFUSED))
+    module, name = seams.BUILD_LEARNER.rsplit(".", 1)
+    real, built = getattr(importlib.import_module(module), name), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seams.BUILD_LEARNER, lambda *args: built.append(real(*args)) or built[-1])
+        run = completed(run_train(folder, source, engine=engine))
+    return Saved(source, run, built[0].policy)
+
+
+def test_config_is_the_sources(saved):
+    config = config_of(saved.folder)
+    assert config == config_of(saved.source)
+    assert config["dtype"] == "float32" and config["use_cache"] == config["tie_word_embeddings"]
+
+
+def test_a_generation_config_that_transformers_refuses_to_save_is_kept(saved):
+    kept = GenerationConfig.from_pretrained(saved.source)
+    with pytest.raises(ValueError, match="temperature"):
+        kept.save_pretrained(saved.source / "never")
+    written = json.loads((saved.folder / "generation_config.json").read_text())
+    assert {name: written[name] for name in REFUSED} == REFUSED
+    assert GenerationConfig.from_pretrained(saved.folder).to_dict() == kept.to_dict()
+
+
+def test_every_tensor_is_the_live_one_and_stored_once(saved):
+    live, stored = dict(saved.policy.named_parameters()), saved.run.weights(1)
+    is_tied = saved.policy.config.tie_word_embeddings
+    assert live.keys() == stored.keys() and ("lm_head.weight" in stored) == (not is_tied)
+    assert all(torch.equal(live[name], stored[name]) for name in live)
+    size = (saved.folder / "model.safetensors").stat().st_size
+    assert 0 < size - sum(tensor.nbytes for tensor in live.values()) < HEADER_BYTES
+    again = AutoModelForCausalLM.from_pretrained(saved.folder)
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) == is_tied
 
 
 def test_config_names_the_dtype_of_the_weights_beside_it(tmp_path):
@@ -41,36 +95,6 @@ def test_config_names_the_dtype_of_the_weights_beside_it(tmp_path):
         run = completed(run_train(tmp_path / dtype, source, dtype=dtype))
         assert config_of(run.checkpoint(1))["dtype"] == dtype
         assert {w.dtype for w in run.weights(1).values()} == {getattr(torch, dtype)}
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_generation_config_that_transformers_refuses_to_save_is_kept(tmp_path, engine):
-    source = write_policy(tmp_path / "source")
-    (source / "generation_config.json").write_text(json.dumps(REFUSED))
-    kept = GenerationConfig.from_pretrained(source)
-    with pytest.raises(ValueError, match="temperature"):
-        kept.save_pretrained(tmp_path / "never")
-    run = completed(run_train(tmp_path, source, engine=engine))
-    saved = json.loads((run.checkpoint(1) / "generation_config.json").read_text())
-    assert {name: saved[name] for name in REFUSED} == REFUSED
-    assert GenerationConfig.from_pretrained(run.checkpoint(1)).to_dict() == kept.to_dict()
-
-
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_every_tensor_is_stored_once_and_is_the_live_one(tmp_path, family, engine, monkeypatch):
-    module, name = seams.BUILD_LEARNER.rsplit(".", 1)
-    real, built = getattr(importlib.import_module(module), name), []
-    monkeypatch.setattr(seams.BUILD_LEARNER, lambda *args: built.append(real(*args)) or built[-1])
-    run = completed(run_train(tmp_path, write_policy(tmp_path / "source", family), engine=engine))
-    live, saved = dict(built[0].policy.named_parameters()), run.weights(1)
-    assert live.keys() == saved.keys() and ("lm_head.weight" in saved) == (family == "llama")
-    assert all(torch.equal(live[name], saved[name]) for name in live)
-    size = (run.checkpoint(1) / "model.safetensors").stat().st_size
-    assert 0 < size - sum(tensor.nbytes for tensor in live.values()) < HEADER_BYTES
-    again = AutoModelForCausalLM.from_pretrained(run.checkpoint(1))
-    is_tied = again.lm_head.weight is again.model.embed_tokens.weight
-    assert is_tied == (family == "qwen2")
 
 
 def test_another_head_in_the_file_than_a_tied_config_says_is_kept(tmp_path):

@@ -177,6 +177,6 @@ def test_what_cannot_be_saved_is_known_before_anything_is_trained(checkpoint):
     tokenizer = load_tokenizer(folder)
     check_saveable(folder, tokenizer)
     tokenizer.init_kwargs["odd"] = object()
-    with pytest.raises(InputError, match="not saved again.*object") as raised:
+    with pytest.raises(InputError, match=r"not saved again.*object") as raised:
         check_saveable(folder, tokenizer)
     assert str(raised.value).startswith(f"model: {folder}: ") and "\n" not in str(raised.value)
