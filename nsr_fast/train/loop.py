@@ -23,6 +23,7 @@ from nsr_fast.run.checkpoint import save_checkpoint
 from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
 from nsr_fast.run.report import write_report
+from nsr_fast.train.guards import Guards
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.round import Learner, RoundResult, run_round
@@ -77,6 +78,7 @@ def build_learner(config: Config, inputs: Inputs) -> Learner:
         ),
         plan=inputs.plan,
         passes=PassBudget(inputs.plan.tokens),
+        guards=Guards(config, actor.policy.dtype),
         vocab=inputs.vocab,
         activations=ActivationOffload() if inputs.plan.setup.activation_offload else None,
     )
@@ -96,6 +98,10 @@ def _run(learner: Learner, inputs: Inputs, run: RunDirectory, progress: Progress
                 _keep(learner, inputs, run, progress, n - 1)
             raise
         _log(learner, run, progress, result)
+        learner.stop.release()
+        if result.failure:
+            _keep(learner, inputs, run, progress, n)
+            raise result.failure
         if n == last or (config.eval.eval_rounds and n % config.eval.eval_rounds == 0):
             evaluations[n] = _evaluate(learner, inputs, run, progress, n)
         if n == last or (config.save.save_rounds and n % config.save.save_rounds == 0):
@@ -110,11 +116,12 @@ def _log(learner: Learner, run: RunDirectory, progress: Progress, result: RoundR
     metrics = result.metrics
     run.log_round(metrics)
     run.log_rollouts(metrics["round"], result.groups, learner.config.run.sample_rollouts)
+    run.log_skipped(metrics["round"], result.skipped)
     run.write_suspects(learner.suspects.records())
     for note in result.notes:
         progress.say(f"round {metrics['round']}: {note}")
     progress.round_done(metrics)
-    if metrics["trained_tokens"] == 0:
+    if metrics["trained_tokens"] == 0 and not result.is_skipped:
         progress.say(nothing_trained(metrics))
 
 
@@ -173,6 +180,8 @@ def _evaluate(
         progress.say(note)
     curve = "  ".join(f"@{k} {p:.3f}" for k, p in zip(record["k"], record["pass_at_k"]))
     progress.say(f"after round {round_index}: Pass@k  {curve}   entropy {evaluation.entropy:.3f}")
+    for note in learner.guards.after_evaluation(record):
+        progress.say(f"after round {round_index}: {note}")
     return evaluation
 
 
