@@ -52,7 +52,8 @@ def check_guard_actions(config: "Config") -> None:
             )
         if action == "raise_lambda":
             _check_lambda(config, name)
-        if needs := config.unused().get(guard.key):
+        needs = config.unused().get(guard.key)
+        if needs and name != "non_finite":
             raise InputError(f"guard_actions: {name}: needs {needs}; it is off, so remove it")
         if name == "drift_limit" and config.sampling.sampling.is_truncated:
             raise InputError(

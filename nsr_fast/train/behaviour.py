@@ -57,9 +57,7 @@ def _length(keys: LimitKeys, numbers: Mapping, first: float) -> list[Finding]:
     mean, limit = numbers["completion_length_mean"], keys.max_length_change
     if limit is None or first / limit <= mean <= first * limit:
         return []
-    what = (
-        f"completions have {mean:.4g} tokens on average, those of the first round had {first:.4g}"
-    )
+    what = f"completions have {mean:.4g} tokens on average, in the first round {first:.4g}"
     cure = "lower learning_rate, or look at rollouts/"
     return [Finding("max_length_change", what, cure, limit)]
 
