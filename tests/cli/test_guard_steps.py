@@ -129,6 +129,18 @@ def test_drift_stops_before_a_weight_changes(policy, tmp_path, minibatches):
     assert same_weights(run.weights(1), clean.weights(1))
 
 
+def test_a_round_that_is_stopped_leaves_nothing_behind(policy, tmp_path):
+    """What guards remember is that of the last whole round, as a resumed run needs it."""
+    built, keys = [], {"objective": "w_reinforce", "entropy_ceiling": 2, "max_rounds": 2}
+    keys |= {"reward": "math", "guard_actions": "entropy_ceiling=raise_lambda"}
+    with changed_learner(built.append), watched_engine(shifted(0.0, 0.25)):
+        run = run_train(tmp_path, policy, **keys)
+    assert run.code == 3 and "round 2" in run.err and run.metrics[0]["psr_weight"] == 0.2
+    (learner,) = built
+    assert learner.judged.num_scored == 8 and learner.guards.state()["psr_weight"] == 0.2
+    assert not learner.suspects.state()["sampled"]
+
+
 def test_drift_may_be_skipped_or_borne(policy, tmp_path):
     for action, steps in {"skip": [1, 0, 1], "warn": [1, 1, 1]}.items():
         keys = {"max_rounds": 3, "guard_actions": f"drift_limit={action}", "save_rounds": 1}
