@@ -26,6 +26,7 @@ from nsr_fast.model.load import (
     check_context,
     load_policy,
     load_tokenizer,
+    logits_dtype,
     model_config,
     stop_token_ids,
     vocabulary,
@@ -187,6 +188,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         kv_cache_bytes=plan.kv_bytes,
         adapter=source.shape,
         vocab=inputs.vocab,
+        logits_dtype=logits_dtype(config.model),
         seed=config.run.seed,
     )
     if source.adapter_folder:

@@ -61,13 +61,14 @@ def update_policy(
     activations: ActivationOffload | None = None,
     budget: PassBudget | None = None,
     before_step: Callable[[], None] = lambda: None,
+    logits_dtype: torch.dtype | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
     An error before the first step is raised, and no weight has changed; one after it is handed over
     as `failure`, with the steps until then.
 
-    vocab         valid rows of the head, see Head; None: all
+    vocab, logits_dtype   of the head, see Head
     activations   takes what the trunk keeps for its backward pass; None: it stays on the device
     budget        tokens of a pass from the first failure on, lowered by each; None: those of the
                   largest
@@ -78,13 +79,15 @@ def update_policy(
     old = None
     if "old" in objective.needs:
         old = {}
-        of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
+        reading = {"temperature": temperature, "vocab": vocab, "logits_dtype": logits_dtype}
+        of_batch = partial(policy_logprobs, policy, **reading)
         for minibatch in minibatches:
             old |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
     losses, grad_norms, entropies, drifts, clipped, failure = [], [], [], [], [], None
     for minibatch in minibatches:
         places = Places(optimizer.gradients, activations)
-        gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+        head = _head(policy, temperature, vocab, logits_dtype)
+        gradient = _gradient_pass(policy, minibatch, objective, head, old, places)
         drop = optimizer.gradients.clear
         try:
             batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
@@ -126,12 +129,14 @@ def accumulate_gradients(
     *,
     gradients: OwnGradients | HostGradients | None = None,
     activations: ActivationOffload | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to `gradients`, one packed pass at a time; None: to every
     parameter's .grad."""
     old = None if old_logprobs is None else _by_rollout(minibatch, old_logprobs)
     places = Places(gradients or OwnGradients(()), activations)
-    gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+    head = _head(policy, temperature, vocab, logits_dtype)
+    gradient = _gradient_pass(policy, minibatch, objective, head, old, places)
     return [gradient(batch) for batch in minibatch]
 
 
@@ -139,14 +144,12 @@ def _gradient_pass(
     policy: Policy,
     minibatch: Sequence[MicroBatch],
     objective: Objective,
-    temperature: float,
-    vocab: int | None,
+    head: Head,
     old: Mapping[int, Tensor] | None,
     places: Places,
 ) -> Callable[[MicroBatch], PolicyLoss]:
     """The pass that adds its share of the minibatch's gradient, however the minibatch is packed."""
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
-    head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
     entropy_coef = objective.entropy_coef / denominator
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
 
@@ -183,9 +186,27 @@ def _of_batch(by_rollout: Mapping[int, Tensor], batch: MicroBatch) -> Tensor:
 
 @torch.no_grad()
 def policy_logprobs(
-    policy: Policy, batch: MicroBatch, temperature: float, vocab: int | None = None
+    policy: Policy,
+    batch: MicroBatch,
+    temperature: float,
+    vocab: int | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The policy's logprob of every loss row's target: [R] float32."""
     hidden = hidden_states(policy, batch)
-    head = policy.lm_head.weight[:vocab]
-    return linear_logprobs(hidden, head, batch.target, temperature=temperature).logprob
+    head = _head(policy, temperature, vocab, logits_dtype)
+    return linear_logprobs(
+        hidden,
+        head.valid[0],
+        batch.target,
+        temperature=temperature,
+        logits_dtype=head.logits_dtype,
+    ).logprob
+
+
+def _head(
+    policy: Policy, temperature: float, vocab: int | None, logits_dtype: torch.dtype | None
+) -> Head:
+    return Head(
+        policy.lm_head.weight, temperature=temperature, vocab=vocab, logits_dtype=logits_dtype
+    )
