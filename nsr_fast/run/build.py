@@ -84,6 +84,7 @@ def prepare(config: Config) -> Inputs:
     model = source.keys.model
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
+    _check_logits_dtype(config, source)
     check_adapter(source)
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
@@ -154,6 +155,17 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
                 f"expected ids below vocab_size {num_rows}; tokenizer and weights do not belong "
                 "together, or tokens were added without rows"
             )
+
+
+def _check_logits_dtype(config: Config, source: ModelSource) -> None:
+    engine = resolve_engine(config.engine.engine)
+    is_quantised = hasattr(model_config(source.keys.model), "quantization_config")
+    if is_quantised and config.model.logits_dtype != "auto" and engine == "vllm":
+        raise InputError(
+            "logits_dtype: expected auto beside engine: vllm and a quantised checkpoint, whose "
+            f"head vLLM computes in its own way, got {config.model.logits_dtype}; remove it, or "
+            "set engine: transformers"
+        )
 
 
 def _offload_warnings(config: Config) -> list[str]:
