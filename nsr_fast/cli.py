@@ -123,7 +123,7 @@ def _report(words: list[str]) -> None:
         raise InputError("report: expected one run directory; write nsr-fast report RUN_DIR")
     from nsr_fast.run.report import write_report
 
-    print(write_report(words[0]))
+    print(write_report(Path(words[0]).expanduser()))
 
 
 def _merge(words: list[str]) -> None:

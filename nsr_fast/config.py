@@ -15,6 +15,7 @@ from nsr_fast.config_groups import (
     RoundKeys,
     SamplingKeys,
 )
+from nsr_fast.config_guards import check_guard_actions
 from nsr_fast.config_rules import NEEDS
 from nsr_fast.config_run import EngineKeys, GuardKeys, LimitKeys, MemoryKeys, RunKeys, SaveKeys
 from nsr_fast.errors import InputError
@@ -53,6 +54,7 @@ class Config(BaseModel):
             if key in values:
                 raise InputError(f"{key}: needs {needs}; nothing else reads it, so remove it")
         config._check_truncated_sampling()
+        check_guard_actions(config)
         return config
 
     def _check_truncated_sampling(self) -> None:

@@ -42,6 +42,10 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
         ),
         lambda c: c.eval.eval_data is not None,
     ),
+    "guard_actions: non_finite=skip": (
+        ("max_skipped_steps",),
+        lambda c: c.limits.guard_actions.get("non_finite") != "stop",
+    ),
     "engine: vllm": (
         ("share_weights", "gpu_memory_utilization", "kv_cache_gib"),
         lambda c: c.engine.engine != "transformers",

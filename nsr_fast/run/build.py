@@ -17,6 +17,7 @@ from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
+from nsr_fast.evaluate.pass_at_k import default_ks
 from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.adapter import init_adapters
 from nsr_fast.model.adapter_files import check_adapter, load_adapter
@@ -72,6 +73,7 @@ def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
     is_resumed   the run that output_dir holds goes on
     """
     check_output_dir(config, is_resumed=is_resumed)
+    _check_save_best(config)
     keys = config.data
     rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data
@@ -115,6 +117,21 @@ def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
         plan=plan_of(config, [*prompts, *eval_prompts], vocab=vocab),
     )
+
+
+def _check_save_best(config: Config) -> None:
+    """It names a k that evaluations during the run measure."""
+    name, keys = config.save.save_best, config.eval
+    if name is None:
+        return
+    names = [f"pass_at_{k}" for k in default_ks(keys.eval_num_samples)]
+    if name not in names:
+        raise InputError(
+            f"save_best: expected one of {', '.join(names)} (eval_num_samples "
+            f"{keys.eval_num_samples}), got {name!r}"
+        )
+    if not keys.eval_rounds:
+        raise InputError("save_best: needs eval_rounds; without it only start and end are measured")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import yaml
 from nsr_fast.config import Config
 from nsr_fast.errors import InputError
 from nsr_fast.run.lock import check_unlocked
-from nsr_fast.types import Group
+from nsr_fast.types import Group, Rollout
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
 _FILES += ("suspicious_golds.jsonl",)
@@ -127,6 +127,19 @@ class RunDirectory:
             for r in rollouts[:: max(1, len(rollouts) // max(1, limit))][:limit]
         ]
         self._append(f"rollouts/round-{round_index}.jsonl", rows)
+
+    def log_skipped(self, round_index: int, skipped: Mapping[int, Sequence[Rollout]]) -> None:
+        """skipped/round-N-step-K.jsonl: the rollouts of the steps that were not taken, whole."""
+        for step, rollouts in skipped.items():
+            (self.path / "skipped").mkdir(exist_ok=True)
+            rows = [
+                {"id": r.prompt.id, "prompt": r.prompt.text, "prompt_token_ids": r.prompt.token_ids}
+                | {"text": r.text, "token_ids": r.token_ids, "sampler_logprob": r.sampler_logprob}
+                | {"reward": r.reward, "weight": r.weight, "finish_reason": r.finish_reason}
+                for r in rollouts
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (self.path / "skipped" / f"round-{round_index}-step-{step}.jsonl").write_text(lines)
 
     def write_suspects(self, records: Sequence[Mapping]) -> None:
         """suspicious_golds.jsonl: prompts whose rollouts agree on one wrong answer, if any."""

@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
         raise InputError("merge: write nsr-fast merge ADAPTER_DIR OUT_DIR [--dtype bfloat16]")
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"merge: --dtype: expected float32 or bfloat16, got {dtype!r}")
-    merge(Path(words[0]), Path(words[1]), dtype)
+    merge(Path(words[0]).expanduser(), Path(words[1]).expanduser(), dtype)
     print(f"merged {words[0]} into {words[1]} ({dtype})")
 
 

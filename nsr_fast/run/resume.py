@@ -54,6 +54,8 @@ def find_start(config: Config) -> Start | None:
             return None
         checkpoints = Checkpoints(run / "checkpoints")
         newest, notes = checkpoints.newest_whole()
+        if newest is None and config.run.overwrite:
+            return None
         if newest is None:
             raise InputError(_nothing_to_resume(run, notes))
         folder = checkpoints.path(newest)

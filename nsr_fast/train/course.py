@@ -165,12 +165,13 @@ class Course:
         self.run.log_rollouts(
             metrics["round"], result.groups, self.learner.config.run.sample_rollouts
         )
+        self.run.log_skipped(metrics["round"], result.skipped)
         self.run.write_suspects(self.learner.suspects.records())
         self.run.log_round(metrics)
         for note in result.notes:
             self.progress.say(f"round {metrics['round']}: {note}")
         self.progress.round_done(metrics)
-        if metrics["trained_tokens"] == 0:
+        if metrics["trained_tokens"] == 0 and not result.is_skipped:
             self.progress.say(nothing_trained(metrics))
 
     def _evaluate(self) -> None:
@@ -193,6 +194,8 @@ class Course:
             self.progress.say(note)
         curve = "  ".join(f"@{k} {p:.3f}" for k, p in zip(record["k"], record["pass_at_k"]))
         self.progress.say(f"after round {n}: Pass@k  {curve}   entropy {evaluation.entropy:.3f}")
+        for note in learner.guards.after_evaluation(record):
+            self.progress.say(f"after round {n}: {note}")
 
     def _first_and_last(self) -> list[Evaluation | None]:
         records = [self.evaluations.get(n) for n in (0, self.done)]

@@ -18,6 +18,7 @@ from nsr_fast.run.lock import RunLock
 from nsr_fast.run.progress import Progress
 from nsr_fast.run.resume import Start, check_prompts, find_start
 from nsr_fast.train.course import Course
+from nsr_fast.train.guards import Guards
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.passes import PassBudget
 from nsr_fast.train.round import Learner
@@ -83,6 +84,7 @@ def build_learner(config: Config, inputs: Inputs, stop: Stop | None = None) -> L
         ),
         plan=inputs.plan,
         passes=PassBudget(inputs.plan.tokens),
+        guards=Guards(config, actor.policy.dtype),
         vocab=inputs.vocab,
         activations=ActivationOffload() if inputs.plan.setup.activation_offload else None,
         stop=stop or Stop(),

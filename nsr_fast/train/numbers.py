@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nsr_fast.run.metrics import find_metric
-from nsr_fast.train.step import UpdateMetrics
+from nsr_fast.train.behaviour import runs_in_circles
+from nsr_fast.train.tally import UpdateMetrics
 from nsr_fast.types import Group, verdict_counts
 
 
@@ -39,7 +40,7 @@ def is_count(name: str) -> bool:
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, lengths and entropy over all rollouts of a round."""
+    """Rewards, lengths, entropy and repetition over all rollouts of a round."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     num_tokens = sum(lengths)
@@ -56,6 +57,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "completion_length_max": max(lengths),
         "clipped_ratio": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "num_cut": sum(r.finish_reason == "cut" for r in rollouts),
+        "repetition": sum(map(runs_in_circles, rollouts)) / len(rollouts),
         "num_tokens": num_tokens,
     }
 

@@ -16,7 +16,7 @@ from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.round_log import TrainerState
 from nsr_fast.rollout.collect import collect
 from nsr_fast.rollout.engine import Engine
-from nsr_fast.train.guards import check_update, drift_limit
+from nsr_fast.train.guards import Guards
 from nsr_fast.train.judged import Judged
 from nsr_fast.train.numbers import (
     of_this_round,
@@ -27,10 +27,11 @@ from nsr_fast.train.numbers import (
 )
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.passes import PassBudget
-from nsr_fast.train.step import UpdateMetrics, update_policy
+from nsr_fast.train.step import update_policy
 from nsr_fast.train.stop import Stop
 from nsr_fast.train.suspects import Suspects
-from nsr_fast.types import Group, Prompt, sampling_seed
+from nsr_fast.train.tally import UpdateMetrics
+from nsr_fast.types import Group, Prompt, Rollout, sampling_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Learner:
     optimizer: PolicyOptimizer
     plan: MemoryPlan
     passes: PassBudget
+    guards: Guards
     judged: Judged = field(default_factory=Judged)
     suspects: Suspects = field(default_factory=Suspects)
     vocab: int | None = None  # valid rows of the head; None: all
@@ -60,19 +62,34 @@ class RoundResult:
     metrics: dict
     notes: list[str]
     failure: Exception | None = None  # to be raised once this round is logged and saved
+    is_skipped: bool = False  # a guard kept the round from being trained on, as a note says
+    skipped: dict[int, list[Rollout]] = field(default_factory=dict)  # steps not taken, by number
 
 
 def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
     """Sample, score, weigh, update, sync.
 
-    Raises what ends the run before a weight has changed (GuardStop: nothing judged, a bad gradient,
-    drift); what ends it after that is the result's `failure`. learner.stop is held from the first
-    step on, until the caller has logged the round. The engine gives the memory of its KV cache to
-    the update and takes it back afterwards.
+    Raises what ends the run before a weight has changed (GuardStop: nothing judged, drift), and
+    guards and judged are then as before; what ends it after that, or for a step that was not taken,
+    is the result's `failure`. learner.stop is held from the first step on, until the caller has
+    logged the round. The engine gives the memory of its KV cache to the update and takes it back
+    afterwards.
     """
-    config, engine, objective = learner.config, learner.engine, learner.objective
+    guards, judged = learner.guards.state(), learner.judged.state()
+    try:
+        return _round(learner, round_index, prompts)
+    except BaseException:
+        learner.stop.hold()
+        learner.guards.restore(guards)
+        learner.judged.restore(judged)
+        raise
+
+
+def _round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> RoundResult:
+    config, engine, guards = learner.config, learner.engine, learner.guards
     clock, memory = _PhaseClock(), {}
     reset_peak(learner.policy.device.type)
+    guards.begin(round_index)
 
     def on_sampled() -> None:
         memory.update(engine.release_memory())
@@ -91,45 +108,59 @@ def run_round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> 
         where=f"round {round_index}",
     )
     clock.end("reward")
-    learner.judged.check(groups, config, round_index, scoring.log.notes)
-    learner.suspects.add(groups)
-    objective.weigh(groups)
-    update = _update(learner, groups)
-    if update:
-        check_update(update, round_index, drift_limit(config, learner.policy.dtype))
+    numbers, found = rollout_metrics(groups), scoring.log
+    findings = learner.judged.findings(groups, config, round_index, found.notes)
+    is_trained = guards.after_sampling(findings, numbers, groups)
+    update = _update(learner, groups) if is_trained else None
     clock.end("train")
     memory |= engine.regain_memory()
-    failure = update.failure if update else None
-    if update:
-        try:
-            engine.weights_updated()
-        except (GuardStop, EngineFailure) as error:
-            failure = failure or error
+    failure = _synced(engine, update) if update else None
     clock.end("sync")
+    learner.stop.hold()
+    learner.suspects.add(groups)
     notes, used = _memory_used(learner)
     metrics = {
         "round": round_index,
-        **rollout_metrics(groups),
+        **numbers,
         **verdict_shares(groups),
         **part_means(groups),
-        **scoring.log.metrics(),
+        **found.metrics(),
         **update_metrics(update, groups),
         **of_this_round(before, learner.reward.statistics()),
+        **guards.metrics(),
         "learning_rate": learner.optimizer.learning_rate,
         **memory,
         **used,
         **clock.metrics(),
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["time/rollout"]
-    return RoundResult(groups, metrics, [*scoring.log.notes, *notes], failure)
+    return RoundResult(
+        groups,
+        metrics,
+        [*found.notes, *guards.notes, *notes],
+        failure,
+        is_skipped=not is_trained or (update is not None and not update.steps),
+        skipped=update.skipped if update else {},
+    )
+
+
+def _synced(engine: Engine, update: UpdateMetrics) -> Exception | None:
+    """What ends the run after this update, if anything: of a step, or of the engine."""
+    try:
+        engine.weights_updated()
+    except (GuardStop, EngineFailure) as error:
+        return update.failure or error
+    return update.failure
 
 
 def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
     """The round's optimizer steps on the rollouts with a weight; None where no rollout has one."""
+    objective = learner.guards.objective(learner.objective)
+    objective.weigh(groups)
     rollouts = [r for group in groups for r in group.rollouts if r.weight != 0]
     if not rollouts:
         return None
-    config, policy, objective = learner.config, learner.policy, learner.objective
+    config, policy = learner.config, learner.policy
     minibatches = minibatches_of(
         rollouts, objective.minibatches, learner.passes.tokens, policy.device
     )
@@ -143,6 +174,7 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         activations=learner.activations,
         budget=learner.passes,
         before_step=learner.stop.hold,
+        guard=learner.guards,
     )
 
 

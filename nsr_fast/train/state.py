@@ -19,6 +19,9 @@ def trainer_state(
         "settings": json.dumps(settings),
         "prompts": prompts_digest(prompts),
         "optimizer": learner.optimizer.state_dict(),
+        "judged": learner.judged.state(),
+        "suspects": learner.suspects.state(),
+        "guards": learner.guards.state(),
         "pass_tokens": learner.passes.tokens,
         "is_gradient_checkpointing": learner.policy.is_gradient_checkpointing,
     }
@@ -32,6 +35,9 @@ def restore(learner: Learner, prompts: Sequence[Prompt], state: Mapping, setting
         learner.optimizer.load_state_dict(state["optimizer"])
     except ValueError as error:
         raise InputError(f"resume: {error}") from None
+    learner.judged.restore(state["judged"])
+    learner.suspects.restore(state["suspects"], prompts)
+    learner.guards.restore(state["guards"])
     memory = ("micro_batch_tokens", "gradient_checkpointing", "device_memory_gb")
     before = json.loads(state["settings"])
     if all(before.get(key) == settings.get(key) for key in memory):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -26,21 +27,7 @@ from nsr_fast.objective import Objective
 from nsr_fast.train.host_gradients import HostGradients, OwnGradients
 from nsr_fast.train.optimizer import PolicyOptimizer
 from nsr_fast.train.passes import PassBudget, run_passes
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateMetrics:
-    """Means over the trained tokens; drift is |policy - sampler| logprob before the first step."""
-
-    loss: float
-    grad_norm: float  # mean over the optimizer steps, before clipping
-    entropy_trained: float
-    drift_mean: float
-    drift_max: float
-    clip_fraction: float | None  # None: on-policy, nothing can be clipped
-    trained_tokens: int
-    steps: int
-    failure: Exception | None = None  # ended the update after a step had been taken
+from nsr_fast.train.tally import Drift, StepGuard, Tally, UpdateMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,59 +48,96 @@ def update_policy(
     activations: ActivationOffload | None = None,
     budget: PassBudget | None = None,
     before_step: Callable[[], None] = lambda: None,
+    guard: StepGuard | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
     An error before the first step is raised, and no weight has changed; one after it is handed over
-    as `failure`, with the steps until then.
+    as `failure`, with the steps until then. A step whose loss or gradient is not finite is not
+    taken and handed over in `skipped`.
 
     vocab         valid rows of the head, see Head; None: all
     activations   takes what the trunk keeps for its backward pass; None: it stays on the device
     budget        tokens of a pass from the first failure on, lowered by each; None: those of the
                   largest
     before_step   called when a step is about to change the weights
-    Raises        GuardStop when a single sequence does not fit into memory
+    Raises        GuardStop when a single sequence does not fit into memory, and the guard's
     """
     budget = budget or PassBudget(max(sum(b.sequence_lengths) for m in minibatches for b in m))
+    guard, tally, drop = guard or StepGuard(), Tally(), optimizer.gradients.clear
     old = None
     if "old" in objective.needs:
-        old = {}
-        of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
-        for minibatch in minibatches:
-            old |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
-    losses, grad_norms, entropies, drifts, clipped, failure = [], [], [], [], [], None
-    for minibatch in minibatches:
-        places = Places(optimizer.gradients, activations)
+        old = _old_logprobs(policy, minibatches, temperature, vocab, budget)
+    places = Places(optimizer.gradients, activations)
+    for index, minibatch in enumerate(minibatches, 1):
         gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
-        drop = optimizer.gradients.clear
         try:
             batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
+            if index == 1:
+                packed = [batches] if old is None else minibatches
+                tally.drift = _drift(packed, passes, old, temperature)
+                if tally.drift and not guard.allows(tally.drift):
+                    drop()
+                    break
         except Exception as error:
             drop()
-            if not grad_norms:
+            if not tally.losses:
                 raise
-            failure = error
+            tally.failure = error
             break
-        losses.append(sum(float(result.loss.detach()) for result in passes))
-        before_step()
-        grad_norms.append(optimizer.step())
-        for batch, result in zip(batches, passes, strict=True):
-            entropies.append(result.entropy)
-            clipped.append(result.stats.is_clipped)
-            before = result.logprob if old is None else _of_batch(old, batch)
-            drifts.append((before - batch.sampler_logprob).abs())
-    drift = torch.cat(drifts)
-    return UpdateMetrics(
-        loss=sum(losses) / len(losses),
-        grad_norm=sum(grad_norms) / len(grad_norms),
-        entropy_trained=float(torch.cat(entropies).mean()),
-        drift_mean=float(drift.mean()),
-        drift_max=float(drift.max()),
-        clip_fraction=float(torch.cat(clipped).mean()) if old is not None else None,
-        trained_tokens=drift.numel(),
-        steps=len(grad_norms),
-        failure=failure,
-    )
+        loss = sum(float(result.loss.detach()) for result in passes)
+        what, value = "loss", loss
+        if isfinite(loss):
+            before_step()
+            what, value = "gradient norm", optimizer.step()
+        if isfinite(value):
+            guard.taken()
+            tally.add(loss, value, passes)
+            continue
+        drop()
+        tally.skipped[index] = [rollout for batch in batches for rollout in batch.rollouts]
+        tally.failure = guard.non_finite(index, what, value)
+        if tally.failure:
+            break
+    return tally.metrics(is_clipping=old is not None)
+
+
+def _old_logprobs(
+    policy: Policy,
+    minibatches: Sequence[Sequence[MicroBatch]],
+    temperature: float,
+    vocab: int | None,
+    budget: PassBudget,
+) -> dict[int, Tensor]:
+    """Every rollout's logprobs before the first step, by its id()."""
+    found = {}
+    of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
+    for minibatch in minibatches:
+        found |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
+    return found
+
+
+def _drift(
+    minibatches: Sequence[Sequence[MicroBatch]],
+    passes: Sequence[PolicyLoss],
+    old: Mapping[int, Tensor] | None,
+    temperature: float,
+) -> Drift | None:
+    """Over the tokens with a finite logprob (the others' loss is not finite either); None: none.
+
+    passes   of the first minibatch, as it was packed in the end
+    """
+    batches = [batch for minibatch in minibatches for batch in minibatch]
+    if old is None:
+        policy = [result.logprob for result in passes]
+    else:
+        policy = [_of_batch(old, batch) for batch in batches]
+    drift = torch.cat(policy) - torch.cat([batch.sampler_logprob for batch in batches])
+    drift = drift[drift.isfinite()].abs()
+    if not drift.numel():
+        return None
+    largest = torch.stack([result.lse.abs().max() for result in passes]).max()
+    return Drift(float(drift.mean()), float(drift.max()), float(largest) * temperature)
 
 
 def accumulate_gradients(

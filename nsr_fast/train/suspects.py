@@ -5,7 +5,7 @@ or more, state the same answer. Twice the same answer makes it a suspect.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nsr_fast.types import Group, Prompt
@@ -37,6 +37,24 @@ class Suspects:
             self._votes.setdefault(name, Counter())[answer] += votes
             self._sampled[name] += len(group.rollouts)
             self._golds[name] = group.prompt.answer
+
+    def state(self) -> dict:
+        """The counts as plain dicts; the answers of the data are left out."""
+        return {
+            "rounds": {name: dict(counts) for name, counts in self._rounds.items()},
+            "votes": {name: dict(counts) for name, counts in self._votes.items()},
+            "sampled": dict(self._sampled),
+        }
+
+    def restore(self, state: Mapping, prompts: Sequence[Prompt]) -> None:
+        """Of state(), with the answers of `prompts`; what is of none of them is forgotten."""
+        golds = {prompt.id: prompt.answer for prompt in prompts}
+        kept = {name: state[name] for name in ("rounds", "votes", "sampled")}
+        kept = {n: {p: x for p, x in by_id.items() if p in golds} for n, by_id in kept.items()}
+        self._rounds = {name: Counter(counts) for name, counts in kept["rounds"].items()}
+        self._votes = {name: Counter(counts) for name, counts in kept["votes"].items()}
+        self._sampled = Counter(kept["sampled"])
+        self._golds = {name: golds[name] for name in self._rounds}
 
     def records(self) -> list[dict]:
         """The suspects, the commonest consensus first."""

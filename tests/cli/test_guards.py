@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from cli.guard_runs import written
 from cli.tiny_runs import completed, run_train, train_rows, watched_engine, write_policy
 
 CONSTANT = """
@@ -17,21 +18,6 @@ def nothing(completions, **columns):
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return write_policy(tmp_path_factory.mktemp("policy"))
-
-
-def written(text, finish_reason="stop"):
-    """An engine whose completions all read `text` (with {answer} of the row and {j} the sample)."""
-
-    def change(call, stream):
-        for prompt, sample, rollout in stream:
-            said = text.format(answer=call.prompts[prompt].answer, j=sample)
-            yield (
-                prompt,
-                sample,
-                dataclasses.replace(rollout, text=said, finish_reason=finish_reason),
-            )
-
-    return change
 
 
 def stopped(run, round_index, *words):

@@ -6,6 +6,7 @@ real one of transformers, wrapped so that its calls are seen and its stream may 
 
 import importlib
 import json
+import re
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -218,7 +219,8 @@ def watched_engine(change=lambda call, stream: stream):
         yield watched
 
 
-def completed(run):
-    """The run, which ended well."""
+def completed(run, met=frozenset()):
+    """The run, which ended well; of its guards, those in `met` had something to say."""
     assert run.code == 0, (run.err[-2000:], run.out[-500:])
+    assert set(re.findall(r"\bguard (\w+) \(\w+\)", run.out)) == set(met), run.out[-2000:]
     return run

@@ -13,7 +13,8 @@ from nsr_fast.run.report import training_charts
 ROOM = Path(__file__).parents[2] / "nsr_fast"
 CUDA_ONLY = {"memory/kv_bytes", "memory/kv_released_bytes", "memory/kv_regained_bytes"}
 OTHER_RUNS = {"verify/p50_ms", "verify/p99_ms", "code/", "logged/"}  # a worker, programs, own
-OTHER_CHARTS = {"Verifier latency"}
+OTHER_RUNS |= {"psr_weight", "guards/"}  # w_reinforce, guards that are met
+OTHER_CHARTS = {"Verifier latency", "Weight of correct rollouts"}
 
 
 @pytest.fixture(scope="module")
