@@ -1,6 +1,6 @@
 """What two runs must have in common when one of them was stopped and resumed: every bit but times.
 
-    difference(Path("a/run"), Path("b/run")) -> None, or what differs first
+difference(Path("a/run"), Path("b/run")) -> None, or what differs first
 """
 
 import json
