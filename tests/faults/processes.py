@@ -179,7 +179,7 @@ def _run(words: list[str], folder: str, name: str, faults: tuple[Fault, ...]) ->
     os.setsid()
     for number, stream in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}.{stream}", os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for fault in faults:
         places.install(fault, Path(folder))

@@ -1,7 +1,5 @@
 """What fails inside a run: a full disk, a damaged file, a reward, the engine."""
 
-import itertools
-import json
 import os
 import signal
 import subprocess
@@ -9,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.places import Fault
-from faults.processes import RUNS, lines, options, resume, wait_until
-from faults.processes import command as start_command
+from faults.processes import lines, resume
 
 fault = pytest.mark.fault
 
