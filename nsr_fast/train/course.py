@@ -59,6 +59,7 @@ class Course:
         last = config.run.max_rounds
         if self._wants_evaluation(self.done) and self.done not in self.evaluations:
             self._evaluate()
+        self._link()
         for n in range(self.done + 1, last + 1):
             self.progress.status(f"round {n}")
             result = run_round(learner, n, self._batch(n))
@@ -91,16 +92,21 @@ class Course:
         if not keys.save_only_weights:
             state = trainer_state(learner, self.inputs.prompts, self.settings, self.done)
         save_checkpoint(folder, learner.policy, self.inputs.tokenizer, state)
-        self._checkpoints.link("last", self.done)
-        best = self._best_round()
-        if best == self.done:
-            self._checkpoints.link("best", best)
+        best = self._link()
         if keys.save_total_limit:
             self._checkpoints.prune(keys.save_total_limit, keep={self.done, best} - {None})
         self.is_saved = True
         seconds = time.monotonic() - began
         learner.stop.saved(seconds)
         self.progress.say(f"saved {folder} in {seconds:.1f} s")
+
+    def _link(self) -> int | None:
+        """last and best, of the checkpoints that are there; the best evaluated round."""
+        best, there = self._best_round(), self._checkpoints.rounds()
+        for name, round_index in (("last", self.done), ("best", best)):
+            if round_index in there:
+                self._checkpoints.link(name, round_index)
+        return best
 
     def _keep(self, error: BaseException) -> None:
         """Before an error ends the run. A disk that is full must not hide it."""
