@@ -1,15 +1,21 @@
-"""The command `nsr-fast`. Exit codes: 0 done, 2 bad input, 3 stopped by a guard, 1 else."""
+"""The command `nsr-fast`. Exit codes: 0 done, 2 bad input, 3 stopped by a guard, 130 and 143 asked
+to stop (by SIGINT; by another signal or max_time) and saved, 1 else."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nsr_fast.errors import EngineFailure, GuardStop, InputError
+from nsr_fast.errors import EngineFailure, GuardStop, InputError, Stopped
+
+if TYPE_CHECKING:
+    from nsr_fast.config import Config
 
 _USAGE = """usage: nsr-fast VERB [options]
 
   train   --config FILE.yaml [--key value ...]   train a policy, write a run directory
+  resume  RUN_DIR [--key value ...]              go on with a run that was stopped
   plan    --config FILE.yaml [--key value ...]   what takes how much memory, and what fits
   merge   ADAPTER_DIR OUT_DIR                    an adapter and its base as one checkpoint
   report  RUN_DIR                                write RUN_DIR/report.html again
@@ -39,13 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 3)
     except EngineFailure as error:
         return _fail(error, 1)
+    except Stopped as stop:
+        return _fail(f"stopped by {stop}", stop.code)
     except KeyboardInterrupt:
-        return _fail("interrupted", 1)
+        return _fail("interrupted", 130)
+    except OSError as error:  # a full disk, say
+        return _fail(error, 1)
 
 
 def _verb(name: str) -> Callable[[list[str]], int | None]:
     verbs = {
         "train": _train,
+        "resume": _resume,
         "plan": _plan,
         "merge": _merge,
         "report": _report,
@@ -66,14 +77,29 @@ def _train(words: list[str]) -> None:
         print(f"nsr-fast train --config FILE.yaml [--key value ...]\n\n{config_help()}")
         return
     overrides = parse_overrides(words)
-    config = load_config(overrides.pop("config", None), overrides)
-    from nsr_fast.train.loop import train
+    _run(load_config(overrides.pop("config", None), overrides))
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        train(config)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+def _resume(words: list[str]) -> None:
+    from nsr_fast.config_file import load_config, parse_overrides
+
+    if not words or words[0].startswith("-"):
+        raise InputError("resume: expected a run directory; write nsr-fast resume RUN_DIR")
+    folder = Path(words[0]).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"resume: {folder}: expected the directory of a run, with its config.yaml")
+    keys = {"output_dir": str(folder), "resume_from_checkpoint": "true"}
+    overrides = parse_overrides(words[1:])
+    _run(load_config(str(folder / "config.yaml"), keys | overrides))
+
+
+def _run(config: "Config") -> None:
+    from nsr_fast.train.stop import Stop
+
+    with Stop(config.run.max_time) as stop:  # before torch is loaded: that takes a while
+        from nsr_fast.train.loop import train
+
+        train(config, stop)
 
 
 def _plan(words: list[str]) -> None:
@@ -92,17 +118,12 @@ def _plan(words: list[str]) -> None:
     print_plan(config, device)
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM ends a run as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 def _report(words: list[str]) -> None:
     if len(words) != 1 or words[0].startswith("-"):
         raise InputError("report: expected one run directory; write nsr-fast report RUN_DIR")
     from nsr_fast.run.report import write_report
 
-    print(write_report(words[0]))
+    print(write_report(Path(words[0]).expanduser()))
 
 
 def _merge(words: list[str]) -> None:

@@ -28,6 +28,12 @@ class RunKeys(Group):
     seed: int = Field(0, ge=0)
     cpu_threads: int | None = Field(None, ge=1, description="none: torch's default")
 
+    @field_validator("resume_from_checkpoint", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """true on the command line is no path."""
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+
 
 class SaveKeys(Group):
     """run/checkpoint.py"""

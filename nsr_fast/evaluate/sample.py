@@ -45,6 +45,18 @@ class Evaluation:
             **self.verdicts,
         }
 
+    @classmethod
+    def of_record(cls, record: Mapping) -> "Evaluation":
+        """Of a line that `record` wrote; notes are not in it."""
+        return cls(
+            num_samples=record["num_samples"],
+            num_correct=tuple(record["num_correct"]),
+            entropy=record["entropy"],
+            completion_length_mean=record["completion_length_mean"],
+            num_truncated=record["num_truncated"],
+            verdicts={k: v for k, v in record.items() if k.startswith(("verdict/", "reason/"))},
+        )
+
 
 def evaluate_policy(
     engine: Engine,

@@ -88,7 +88,7 @@ def _check_names(policy: Policy, folder: Path) -> None:
 
 
 def _named(layers: dict[str, FrozenLinear]) -> dict[str, torch.Tensor]:
-    return {name: t.detach().cpu().clone() for name, t in _tensors(layers).items()}
+    return {name: t.detach().contiguous() for name, t in _tensors(layers).items()}
 
 
 def _tensors(layers: dict[str, FrozenLinear]) -> dict[str, torch.Tensor]:

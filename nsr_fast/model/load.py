@@ -68,7 +68,6 @@ def load_policy(
             policy = AutoModelForCausalLM.from_pretrained(model, **options)
     except (OSError, RuntimeError) as error:
         raise InputError(f"model: {model}: cannot load its weights: {_first_line(error)}") from None
-    policy.config.use_cache = False
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable()
     adapt(policy, shape)
@@ -110,6 +109,11 @@ def weight_dtype(keys: ModelKeys) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if torch.cuda.is_available() else "float32"
     return getattr(torch, name)
+
+
+def logits_dtype(keys: ModelKeys) -> torch.dtype | None:
+    """Of the head's logits, in trainer and engine; None: that of the weights."""
+    return None if keys.logits_dtype == "auto" else getattr(torch, keys.logits_dtype)
 
 
 def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def find_source(keys: ModelKeys, lora: LoraKeys) -> ModelSource:
             f"targets {', '.join(held.targets)}, got {shape.rank}, {shape.alpha:g} and "
             f"{', '.join(shape.targets)}; remove the lora_ keys to continue it"
         )
-    base = str(config.get("base_model_name_or_path") or "")
+    base = os.path.expanduser(str(config.get("base_model_name_or_path") or ""))
     if not base:
         raise InputError(f"model: {folder / CONFIG} names no base_model_name_or_path; add it")
     return ModelSource(keys.model_copy(update={"model": base}), held, folder)

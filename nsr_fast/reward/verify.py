@@ -71,7 +71,7 @@ def _golds_table(data: str) -> int:
 def _read_cases(path: str) -> list[dict]:
     """Checked cases with keys id, gold, response, expected ("correct", "wrong", "unscored")."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"verify: {path}: cannot be read: {error}") from None
     rows = [_case(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]

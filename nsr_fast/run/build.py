@@ -17,6 +17,7 @@ from nsr_fast.data import load_prompts, read_rows
 from nsr_fast.data.repeats import data_warnings
 from nsr_fast.data.templates import template_warnings, turn_end_ids
 from nsr_fast.errors import InputError
+from nsr_fast.evaluate.pass_at_k import default_ks
 from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.adapter import init_adapters
 from nsr_fast.model.adapter_files import check_adapter, load_adapter
@@ -26,6 +27,7 @@ from nsr_fast.model.load import (
     check_context,
     load_policy,
     load_tokenizer,
+    logits_dtype,
     model_config,
     stop_token_ids,
     vocabulary,
@@ -35,6 +37,7 @@ from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.trial import trial_calls
 from nsr_fast.rollout.engine import Engine, build_engine, resolve_engine
+from nsr_fast.run.checkpoint import check_saveable
 from nsr_fast.run.directory import check_output_dir
 from nsr_fast.run.opening import dropped_line, opening_lines
 from nsr_fast.run.plan import plan_of
@@ -65,9 +68,13 @@ class Actor:
     engine: Engine
 
 
-def prepare(config: Config) -> Inputs:
-    """Check everything and read the data. Raises InputError; changes nothing on disk."""
-    check_output_dir(config.run)
+def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
+    """Check everything and read the data. Raises InputError; changes nothing on disk.
+
+    is_resumed   the run that output_dir holds goes on
+    """
+    check_output_dir(config, is_resumed=is_resumed)
+    _check_save_best(config)
     keys = config.data
     rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data
@@ -83,7 +90,9 @@ def prepare(config: Config) -> Inputs:
     model = source.keys.model
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
+    _check_logits_dtype(config, source)
     check_adapter(source)
+    check_saveable(model, tokenizer)
     prompts = load_prompts(rows, keys, tokenizer)
     with _named("eval_data"):
         eval_prompts = load_prompts(eval_rows, keys, tokenizer, limit=config.eval.eval_num_prompts)
@@ -110,6 +119,21 @@ def prepare(config: Config) -> Inputs:
         opening=opening_lines(config, prompts, tokenizer, stops, (vocab, num_rows)),
         plan=plan_of(config, [*prompts, *eval_prompts], vocab=vocab),
     )
+
+
+def _check_save_best(config: Config) -> None:
+    """It names a k that evaluations during the run measure."""
+    name, keys = config.save.save_best, config.eval
+    if name is None:
+        return
+    names = [f"pass_at_{k}" for k in default_ks(keys.eval_num_samples)]
+    if name not in names:
+        raise InputError(
+            f"save_best: expected one of {', '.join(names)} (eval_num_samples "
+            f"{keys.eval_num_samples}), got {name!r}"
+        )
+    if not keys.eval_rounds:
+        raise InputError("save_best: needs eval_rounds; without it only start and end are measured")
 
 
 @contextmanager
@@ -155,6 +179,17 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
             )
 
 
+def _check_logits_dtype(config: Config, source: ModelSource) -> None:
+    engine = resolve_engine(config.engine.engine)
+    is_quantised = hasattr(model_config(source.keys.model), "quantization_config")
+    if is_quantised and config.model.logits_dtype != "auto" and engine == "vllm":
+        raise InputError(
+            "logits_dtype: expected auto beside engine: vllm and a quantised checkpoint, whose "
+            f"head vLLM computes in its own way, got {config.model.logits_dtype}; remove it, or "
+            "set engine: transformers"
+        )
+
+
 def _offload_warnings(config: Config) -> list[str]:
     keys = config.memory
     if torch.cuda.is_available() or (
@@ -187,6 +222,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         kv_cache_bytes=plan.kv_bytes,
         adapter=source.shape,
         vocab=inputs.vocab,
+        logits_dtype=logits_dtype(config.model),
         seed=config.run.seed,
     )
     if source.adapter_folder:

@@ -1,58 +1,107 @@
 """The run directory: config.yaml, environment.json, metrics.jsonl, eval.jsonl, rollouts/,
-suspicious_golds.jsonl, checkpoints/, report.html, charts/. Append-only while the run lasts."""
+suspicious_golds.jsonl, checkpoints/, report.html, charts/. Append-only while the run lasts.
+
+A run that is replaced moves to a folder beside it, NAME.old-K; what was written after the
+checkpoint that a run resumes from moves to set_aside/K in it.
+"""
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from nsr_fast.config import Config
-from nsr_fast.config_run import RunKeys
 from nsr_fast.errors import InputError
+from nsr_fast.run.lock import check_unlocked
 from nsr_fast.types import Group, Rollout
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
 _FILES += ("suspicious_golds.jsonl",)
-_FOLDERS = ("rollouts", "skipped", "checkpoints", "charts")
+_FOLDERS = ("rollouts", "skipped", "checkpoints", "charts", "set_aside")
+_LOGS = ("metrics.jsonl", "eval.jsonl")
+_OF_THIS_START = ("overwrite", "resume_from_checkpoint", "dry_run")
 
 
-def check_output_dir(keys: RunKeys) -> None:
-    """Raise InputError when output_dir holds a run and `overwrite` is off. Changes nothing."""
-    folder = Path(keys.output_dir)
+def check_output_dir(config: Config, *, is_resumed: bool = False) -> None:
+    """Raise InputError when output_dir holds a run and neither `overwrite` nor a resume is asked
+    for, when another process trains there, or when an input would be moved. Changes nothing."""
+    keys, folder = config.run, Path(config.run.output_dir)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir():
         raise InputError(f"output_dir: {parent} is a file; expected a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"output_dir: cannot write in {parent}; choose another directory")
-    held = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
-    if held and not keys.overwrite:
+    check_unlocked(folder)
+    held = held_items(folder)
+    if not held or is_resumed:
+        return
+    if not keys.overwrite:
         raise InputError(
-            f"output_dir: {folder} already holds a run ({', '.join(held)}); choose another "
-            "directory or pass --overwrite true to replace that run"
+            f"output_dir: {folder} already holds a run ({', '.join(held)}); go on with it "
+            f"(nsr-fast resume {folder}), choose another directory or pass --overwrite true, which "
+            "moves that run aside"
         )
+    _check_inputs_stay(config, [folder / name for name in held])
+
+
+def held_items(folder: Path) -> list[str]:
+    """What of a run is there, by name."""
+    return [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
+
+
+def _check_inputs_stay(config: Config, moved: Sequence[Path]) -> None:
+    rewards = [name.rpartition(":")[0] for name in config.reward.names]
+    given = {"model": config.model.model, "data": config.data.data, "eval_data": _eval_data(config)}
+    for key, value in [*given.items(), *(("reward", name) for name in rewards)]:
+        path = Path(value or "").expanduser()
+        if value and path.exists() and any(path.resolve().is_relative_to(m) for m in _real(moved)):
+            raise InputError(
+                f"{key}: {value} lies in the run that overwrite moves aside; choose another "
+                "output_dir"
+            )
+
+
+def _eval_data(config: Config) -> str:
+    return config.eval.eval_data or ""
+
+
+def _real(paths: Sequence[Path]) -> list[Path]:
+    return [path.resolve() for path in paths]
 
 
 class RunDirectory:
-    """Creates the directory (replacing a run when the config says so) and appends to its files."""
+    """Appends to the files of a run in `path`."""
 
-    def __init__(self, config: Config, environment: Mapping):
-        check_output_dir(config.run)
-        self.path = Path(config.run.output_dir)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-        for name in _FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output_dir: cannot make {self.path}: {error.strerror}") from None
-        settings = config.flat()
-        del settings["overwrite"]  # else the file, used again, would replace the run it is from
-        (self.path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        (self.path / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, config: Config, environment: Mapping) -> tuple["RunDirectory", list[str]]:
+        """A new one, and a line about the run that was moved aside for it."""
+        run = cls(Path(config.run.output_dir))
+        run.path.mkdir(parents=True, exist_ok=True)
+        notes = run._move_aside()
+        run._write_settings(config, environment)
+        return run, notes
+
+    @classmethod
+    def reopen(
+        cls, config: Config, environment: Mapping, round_index: int
+    ) -> tuple["RunDirectory", list[str]]:
+        """The one that holds the run, as it was after the round; a line for what was cut off."""
+        run = cls(Path(config.run.output_dir))
+        notes = [*run._cut_after(round_index), *run._changed_versions(environment)]
+        run._write_settings(config, environment)
+        return run, notes
+
+    def copy_history(self, source: Path, round_index: int) -> None:
+        """The logs of another run up to the round, for one that begins with its checkpoint."""
+        for name in _LOGS:
+            lines, _ = _rounds_up_to(source / name, round_index)
+            if lines:
+                _replace(self.path / name, lines)
 
     def log_round(self, metrics: Mapping) -> None:
         """One line of metrics.jsonl."""
@@ -61,6 +110,11 @@ class RunDirectory:
     def log_evaluation(self, evaluation: Mapping) -> None:
         """One line of eval.jsonl."""
         self._append("eval.jsonl", [evaluation])
+
+    def evaluations(self) -> list[dict]:
+        """The lines of eval.jsonl."""
+        path = self.path / "eval.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def log_rollouts(self, round_index: int, groups: Sequence[Group], limit: int) -> None:
         """A few rollouts of the round, evenly chosen, to read by eye."""
@@ -93,10 +147,94 @@ class RunDirectory:
             lines = "".join(json.dumps(record, default=str) + "\n" for record in records)
             (self.path / "suspicious_golds.jsonl").write_text(lines)
 
-    def checkpoint(self, round_index: int) -> Path:
-        """checkpoints/round-N."""
-        return self.path / "checkpoints" / f"round-{round_index}"
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of round-N."""
+        return self.path / "checkpoints"
 
     def _append(self, name: str, rows: Iterable[Mapping]) -> None:
         with open(self.path / name, "a") as file:
             file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+
+    def _write_settings(self, config: Config, environment: Mapping) -> None:
+        # one used again must not replace, resume or only check the run it is from
+        settings = {k: v for k, v in config.flat().items() if k not in _OF_THIS_START}
+        _replace(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        _replace(self.path / "environment.json", json.dumps(environment, indent=1) + "\n")
+
+    def _move_aside(self) -> list[str]:
+        held = held_items(self.path)
+        if not held:
+            return []
+        aside = _free_name(self.path.with_name(self.path.name + ".old"))
+        aside.mkdir()
+        for name in held:
+            os.replace(self.path / name, aside / name)
+        return [f"the run that {self.path} held is in {aside}"]
+
+    def _cut_after(self, round_index: int) -> list[str]:
+        kept = {name: _rounds_up_to(self.path / name, round_index) for name in _LOGS}
+        later = [
+            path
+            for folder in ("rollouts", "skipped", "checkpoints")
+            for path in sorted((self.path / folder).glob("round-*"))
+            if _round_of(path) > round_index
+        ]
+        if not later and not any(rest for _, rest in kept.values()):
+            return []
+        (self.path / "set_aside").mkdir(exist_ok=True)
+        aside = _free_name(self.path / "set_aside" / "after-round", f"-{round_index}")
+        aside.mkdir()
+        for name, (lines, rest) in kept.items():
+            if rest:
+                (aside / name).write_bytes(rest)
+                _replace(self.path / name, lines)
+        for path in later:
+            (aside / path.parent.name).mkdir(exist_ok=True)
+            os.replace(path, aside / path.parent.name / path.name)
+        return [f"what was written after round {round_index} is in {aside}"]
+
+    def _changed_versions(self, environment: Mapping) -> list[str]:
+        path = self.path / "environment.json"
+        before = json.loads(path.read_text()).get("packages", {}) if path.exists() else {}
+        now = environment["packages"]
+        changed = [f"{n} {before[n]} -> {now.get(n)}" for n in before if before[n] != now.get(n)]
+        if not changed:
+            return []
+        return [f"other versions than before, so other bits: {', '.join(changed)}"]
+
+
+def _rounds_up_to(path: Path, round_index: int) -> tuple[bytes, bytes]:
+    """(the lines up to the round, all from the first later or broken one on)."""
+    content = path.read_bytes() if path.exists() else b""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            is_kept = line.endswith(b"\n") and json.loads(line)["round"] <= round_index
+        except (ValueError, KeyError):
+            is_kept = False
+        if not is_kept:
+            break
+        end += len(line)
+    return content[:end], content[end:]
+
+
+def _round_of(path: Path) -> int:
+    """7 of round-7, round-7.jsonl and round-7-step-1.jsonl."""
+    digits = path.name.removeprefix("round-").partition(".")[0].partition("-")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _free_name(path: Path, suffix: str = "") -> Path:
+    """path-1, path-2, ...: the first that does not exist."""
+    number = 1
+    while (found := path.with_name(f"{path.name}{suffix}-{number}")).exists():
+        number += 1
+    return found
+
+
+def _replace(path: Path, content: str | bytes) -> None:
+    """Write the file whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.replace(unfinished, path)

@@ -223,7 +223,7 @@ def drift_limit(config: Config, dtype: torch.dtype, largest_logit: float) -> flo
 
 def has_rounded_logits(config: Config, dtype: torch.dtype) -> bool:
     """Whether logits are kept in bfloat16."""
-    is_wide = getattr(config.model, "logits_dtype", "auto") == "float32"
+    is_wide = config.model.logits_dtype == "float32"
     return dtype == torch.bfloat16 and not is_wide
 
 

@@ -15,7 +15,7 @@ from nsr_fast.errors import Stopped
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _PAIR_S = 1.0
-_FIRST_SAVE_S = 5.0  # until one has been measured
+_END_S = 6.0  # the report, the engine's end
 
 
 class Stop:
@@ -27,7 +27,7 @@ class Stop:
     def __init__(self, max_time: float | None = None):
         self._max_time = max_time
         self._started = time.monotonic()
-        self._save_s, self._round_s = _FIRST_SAVE_S, 0.0
+        self._save_s = self._round_s = 0.0
         self._before: dict[int, object] = {}
         self._pending: Stopped | None = None
         self._asked_at: float | None = None
@@ -68,7 +68,7 @@ class Stop:
 
     def saved(self, seconds: float) -> None:
         """How long a save took: so much is left for the last one."""
-        self._save_s = max(seconds, self._save_s if self._save_s != _FIRST_SAVE_S else 0.0)
+        self._save_s = max(seconds, self._save_s)
         self._set_timer()
 
     def round_done(self, seconds: float) -> None:
@@ -79,7 +79,8 @@ class Stop:
 
     def _left_s(self) -> float:
         """Until the last save must begin."""
-        return self._started + self._max_time - time.monotonic() - 1.5 * self._save_s - 1.0
+        end = self._started + self._max_time - _END_S - 1.5 * self._save_s
+        return end - time.monotonic()
 
     def _set_timer(self) -> None:
         if self._max_time is None or not self._before:

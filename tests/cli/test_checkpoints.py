@@ -108,7 +108,7 @@ def test_checkpoint_appears_whole(policy, tmp_path, listings):
     final = {path.name for path in completed(run).checkpoint(1).iterdir()}
     assert final >= FILES and listings.seen  # the report is written after it
     assert all(names == final for names in listings.seen)
-    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"round-1"}
+    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"last", "round-1"}
 
 
 def test_a_save_that_fails_leaves_the_earlier_checkpoint_alone(policy, tmp_path, monkeypatch):
@@ -120,8 +120,10 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint_alone(policy, tmp_path,
         save(state, *args, **options)
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        run_train(tmp_path, policy, max_rounds=2, save_rounds=1)
+    run = run_train(tmp_path, policy, max_rounds=2, save_rounds=1)
+    (line,) = run.err.splitlines()
+    assert run.code == 1 and "round-2: no space left on device" in line
+    assert f"go on after round 1 (1 of 2 rounds are lost): nsr-fast resume {run.folder}" in run.out
     checkpoints = tmp_path / "run" / "checkpoints"
     assert {path.name for path in (checkpoints / "round-1").iterdir()} >= FILES
     assert not (checkpoints / "round-2").exists()
@@ -132,5 +134,8 @@ def test_a_run_that_overwrites_leaves_no_old_checkpoint(policy, tmp_path):
     stale = tmp_path / "run" / "checkpoints" / "round-1" / "stale.bin"
     stale.write_text("of the run before")
     run = completed(run_train(tmp_path, policy, overwrite="true"))
-    assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["round-1"]
-    assert not stale.exists()
+    names = {path.name for path in (run.folder / "checkpoints").iterdir()}
+    assert names == {"last", "round-1"} and not stale.exists()
+    aside = run.folder.with_name("run.old-1")
+    assert (aside / "checkpoints" / "round-1" / "stale.bin").is_file()
+    assert f"the run that {run.folder} held is in {aside}" in run.out

@@ -182,7 +182,8 @@ def test_sizes_of_a_round(run):
 def test_save_rounds(run, settings, rounds):
     done = run(max_rounds=3, **settings)
     saved = sorted(folder.name for folder in (done.folder / "checkpoints").iterdir())
-    assert saved == [f"round-{index}" for index in rounds]
+    assert saved == ["last", *(f"round-{index}" for index in rounds)]
+    assert (done.folder / "checkpoints" / "last").resolve() == done.checkpoint(3)
     for index in rounds:
         assert f"saved {done.checkpoint(index)}" in done.out
 

@@ -5,8 +5,10 @@ import torch
 from rollouts import make_rollouts
 from transformers import AutoModelForCausalLM
 
+from nsr_fast.config_groups import ModelKeys
 from nsr_fast.model.attention import PACKED_ATTENTION, packed_attention
 from nsr_fast.model.batch import hidden_states, minibatches_of, pack
+from nsr_fast.model.load import load_policy
 
 CPU = torch.device("cpu")
 
@@ -52,6 +54,15 @@ def test_minibatches_are_even_and_never_empty(count, parts, sizes):
     minibatches = minibatches_of(make_rollouts([2] * count), parts, 6, CPU)
     assert [sum(len(b.rollouts) for b in batches) for batches in minibatches] == sizes
     assert all(len(batches) == size for batches, size in zip(minibatches, sizes))  # 6 tokens each
+
+
+def test_training_builds_no_cache_whatever_the_config_says(checkpoint):
+    policy = load_policy(ModelKeys(model=str(checkpoint("qwen2")), dtype="float32"))
+    caches = []
+    policy.model.register_forward_hook(lambda *call: caches.append(call[-1].past_key_values))
+    (batch,) = pack(make_rollouts([2, 3]), 1000, CPU)
+    hidden_states(policy, batch)
+    assert policy.config.use_cache is True and caches == [None]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
