@@ -1,11 +1,13 @@
 """Guards alone: the limit of the drift by hand, and what they, Judged and Suspects remember."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
 
-from nsr_fast.config import Config
+from nsr_fast.config import FIELDS, Config
+from nsr_fast.config_guards import GUARDS
 from nsr_fast.errors import GuardStop
 from nsr_fast.objective import Objective
 from nsr_fast.train.behaviour import runs_in_circles
@@ -154,3 +156,16 @@ def test_a_rollout_runs_in_circles():
     # one of 13 has 13 (48/61 = .787)
     assert runs_in_circles(rollout(ids=[i % 12 for i in range(64)]))
     assert not runs_in_circles(rollout(ids=[i % 13 for i in range(64)]))
+
+
+def test_the_table_of_the_documentation_is_that_of_the_code():
+    pages = (Path(__file__).parents[2] / "docs").glob("*.md")
+    lines = "\n".join(page.read_text() for page in pages).splitlines()
+    tables = [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in lines]
+    rows = {cells[0]: cells for cells in tables if len(cells) == 6 and cells[0] in GUARDS}
+    assert rows.keys() == GUARDS.keys()
+    for name, guard in GUARDS.items():
+        _, _, key, default, action, others = rows[name]
+        assert (key, [action, *others.split(", ")]) == (guard.key, list(guard.actions))
+        if key != "drift_limit":
+            assert float(default.partition(" ")[0]) == FIELDS[key].default
