@@ -2,9 +2,10 @@
 
     python benchmarks/bench_logits_dtype.py [--tokens 512 --hidden 576 --vocab 49152]
 
-The trainer's head with gradients and its logprobs alone over `--tokens` rows, the engine's head over
-`--sequences` rows, random weights. Both dtypes run in turns; a ratio is the median over the turns of
-CPU time against that with bfloat16 logits. Lines go to benchmarks/results/logits_dtype.jsonl.
+The trainer's head with gradients and its logprobs alone over `--tokens` rows, the engine's head
+over `--sequences` rows, random weights. Both dtypes run in turns; a ratio is the median over the
+turns of CPU time against that with bfloat16 logits. Lines go to
+benchmarks/results/logits_dtype.jsonl.
 """
 
 import argparse
