@@ -83,6 +83,7 @@ def test_settings_that_only_vllm_reads(policy, tmp_path, monkeypatch, gib, num_b
         "gpu_memory_utilization": 0.7,
         "kv_cache_bytes": num_bytes,
         "adapter": PLAIN,
+        "logits_dtype": None,
         "max_num_seqs": 17,
         "max_model_len": 40 + 8,
         "seed": 5,
