@@ -80,7 +80,7 @@ def test_signal_saves_the_last_whole_round(begin, goes_on, place, number, code, 
 @fault("SIGTERM in verification", "143", SAVED)
 def test_signal_in_the_reward_of_a_user_saves(begin, goes_on):
     """A reward with a deadline runs under a signal handler of its own."""
-    running = begin(reward="waits", reward_timeout_s=100)
+    running = begin(does="waits", reward_timeout_s=100)
     running.is_here()
     running.send(signal.SIGTERM)
     assert running.code() == 143
