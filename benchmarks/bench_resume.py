@@ -145,15 +145,12 @@ def cost(folder: Path, options: argparse.Namespace) -> dict:
     """Blocks of rounds of two runs in turns."""
     settings = SHARED | {"max_rounds": options.rounds, "eval_num_prompts": 1}
     settings |= {"eval_num_samples": 2}
-    runs = {
-        every: Process(
-            "train", "--config", DEMO, output_dir=folder / str(every), save_rounds=every, **settings
-        )
-        for every in (BLOCK, 0)
-    }
-    for process in runs.values():
-        process.wait_for(f"round 1/{options.rounds}")
-        process.send(signal.SIGSTOP)
+    runs = {}
+    for every in (BLOCK, 0):
+        keys = settings | {"output_dir": folder / str(every), "save_rounds": every}
+        runs[every] = Process("train", "--config", DEMO, **keys)
+        runs[every].wait_for("round 1/")
+        runs[every].send(signal.SIGSTOP)
     wall, cpu = ({every: [] for every in runs} for _ in range(2))
     for last in range(1 + BLOCK, options.rounds - BLOCK, BLOCK):  # each holds one save
         for every, process in runs.items():
