@@ -14,7 +14,8 @@ from run_bits import difference
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 pytest.importorskip("vllm")
 ROOT = Path(__file__).parents[2]
-VLLM = {"engine": "vllm", "kv_cache_gib": 0.1, "max_rounds": 60, "eval_rounds": 0, "reward": "math"}
+VLLM = {"engine": "vllm", "kv_cache_gib": 0.1, "max_rounds": 60, "reward": "math"}
+VLLM |= {"eval_rounds": None, "eval_num_samples": None}
 VLLM |= {"sample_rollouts": 3, "save_rounds": 0, "max_no_answer": "none"}
 
 
