@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 4096  # vocabulary rows upcast at a time where no mixed-dtype product exists
+_LOGITS_BLOCK = 1024  # of logits: an engine has few hidden rows, so the upcast rows stay in cache
 _COLUMNS = 1024  # of one product in a batch on the CPU
 
 
@@ -27,10 +28,17 @@ def logits_into(tile: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | Non
         torch.mm(hidden, weight.t(), out_dtype=tile.dtype, out=tile)
     else:
         wide = hidden.to(tile.dtype)
-        for block in _blocks(weight):
+        for block in _blocks(weight, _LOGITS_BLOCK):
             tile[:, block] = wide @ weight[block].to(tile.dtype).t()
     if bias is not None:
         tile += bias
+
+
+def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """logits [..., V] = hidden [..., D] @ weight^T (+ bias) in `dtype`, not differentiable."""
+    logits = hidden.new_empty(*hidden.shape[:-1], weight.shape[0], dtype=dtype)
+    logits_into(logits.flatten(end_dim=-2), hidden.flatten(end_dim=-2), weight, bias)
+    return logits
 
 
 def _batched_logits_into(tile: Tensor, hidden: Tensor, weight: Tensor) -> None:
@@ -89,5 +97,5 @@ def bias_grad_(grad: Tensor, dlogits: Tensor, *, overwrite: bool) -> None:
     grad.copy_(total) if overwrite else grad.add_(total)
 
 
-def _blocks(matrix: Tensor) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, matrix.shape[0], _BLOCK)]
+def _blocks(matrix: Tensor, size: int = _BLOCK) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, matrix.shape[0], size)]

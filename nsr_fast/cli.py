@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
     except OSError as error:  # a full disk, say
         return _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # torch's is the latter
+            raise
+        return _fail(f"out of memory: {error}; nsr-fast plan says what takes how much", 1)
 
 
 def _verb(name: str) -> Callable[[list[str]], int | None]:

@@ -20,6 +20,10 @@ class ModelKeys(Group):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on the CPU"
     )
+    logits_dtype: Literal["auto", "float32"] = Field(
+        "auto",
+        description="of the head's logits, in trainer and engine; float32: not rounded to bfloat16",
+    )
 
 
 class DataKeys(Group):

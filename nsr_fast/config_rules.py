@@ -11,7 +11,10 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
     "a template other than none": (("system_prompt",), lambda c: c.data.template != "none"),
     "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
     "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
-    "dtype: bfloat16 or auto": (("master_weights",), lambda c: c.model.dtype != "float32"),
+    "dtype: bfloat16 or auto": (
+        ("master_weights", "logits_dtype"),
+        lambda c: c.model.dtype != "float32",
+    ),
     "optim: adamw": (("master_weights",), lambda c: c.optimizer.optim == "adamw"),
     "offload: none": (("master_weights",), lambda c: c.memory.offload == "none"),
     "gradient_checkpointing: auto or true": (

@@ -30,6 +30,7 @@ NEEDS = {
     "chat_template_kwargs": ({"enable_thinking": False}, {"template": "chat"}),
     "system_prompt": ("Be brief.", {"template": "qwen"}),
     "master_weights": ("stochastic", {"dtype": "auto"}),
+    "logits_dtype": ("float32", {"dtype": "bfloat16"}),
     "activation_offload": (True, {"gradient_checkpointing": True}),
     "lora_alpha": (8.0, {"lora_rank": 4}),
     "lora_targets": (["q_proj"], {"lora_rank": 4}),

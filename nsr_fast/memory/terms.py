@@ -29,6 +29,7 @@ class Setup:
 
     device      cpu or cuda
     itemsize    bytes of an element of the weights: 2 or 4
+    logits_itemsize   of the head's logits in the update; None: itemsize
     engine      vllm or transformers
     longest     tokens of the longest sequence, prompt and completion
     context     that the engine must be able to hold; None: longest
@@ -52,6 +53,7 @@ class Setup:
     master_weights: str = "device"
     offload: str = "none"
     activation_offload: bool = False
+    logits_itemsize: int | None = None
     adapter: AdapterShape = PLAIN
 
     @property
@@ -112,7 +114,8 @@ def offloaded_token_bytes(s: Setup) -> int:
 
 def tile_bytes(s: Setup, tokens: int) -> int:
     """The tile of logits; rows that belong to no token have none."""
-    return min(tokens * (s.valid_vocab or s.shape.vocab) * s.itemsize, _TILE[s.device])
+    row = (s.valid_vocab or s.shape.vocab) * (s.logits_itemsize or s.itemsize)
+    return min(tokens * row, _TILE[s.device])
 
 
 def kv_token_bytes(shape: ModelShape, itemsize: int) -> int:

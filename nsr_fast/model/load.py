@@ -111,6 +111,11 @@ def weight_dtype(keys: ModelKeys) -> torch.dtype:
     return getattr(torch, name)
 
 
+def logits_dtype(keys: ModelKeys) -> torch.dtype | None:
+    """Of the head's logits, in trainer and engine; None: that of the weights."""
+    return None if keys.logits_dtype == "auto" else getattr(torch, keys.logits_dtype)
+
+
 def stop_token_ids(model: str, tokenizer: Tokenizer, turn_end_ids: Sequence[int] = ()) -> list[int]:
     """Every id that ends a completion: of generation config, config, tokenizer and template.
 

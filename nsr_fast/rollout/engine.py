@@ -11,6 +11,8 @@ from nsr_fast.errors import InputError
 from nsr_fast.types import PLAIN, AdapterShape, Budget, Prompt, Rollout, Sampling
 
 if TYPE_CHECKING:
+    import torch
+
     from nsr_fast.model.load import Policy, Tokenizer
 
 
@@ -75,6 +77,7 @@ def build_engine(
     kv_cache_bytes: int | None = None,
     adapter: AdapterShape = PLAIN,
     vocab: int | None = None,
+    logits_dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Engine:
     """The engine that `keys` names, on the policy's weights.
@@ -85,12 +88,14 @@ def build_engine(
     kv_cache_bytes  of vLLM's KV cache; None: the size that vLLM chooses
     adapter         of the policy: the engine's layers have the same
     vocab           ids from here on belong to no token and are never sampled; None: all may be
+    logits_dtype    of the head's logits; None: that of the policy
     """
     sizes = {
         "stop_token_ids": stop_token_ids,
         "max_model_len": max_model_len,
         "max_num_seqs": keys.max_num_seqs,
         "vocab": vocab,
+        "logits_dtype": logits_dtype,
     }
     if resolve_engine(keys.engine) == "transformers":
         from nsr_fast.rollout.transformers_engine import TransformersEngine

@@ -20,6 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from nsr_fast.kernels.matmul import head_logits
 from nsr_fast.model.load import Policy, Tokenizer
 from nsr_fast.rollout.budget import BudgetMeter
 from nsr_fast.types import Budget, Prompt, Rollout, Sampling
@@ -28,8 +29,8 @@ _WAIT_FOR_ALL = Budget()
 
 
 class TransformersEngine:
-    """See Engine for the methods. max_num_seqs completions are generated at once; `vocab` as in
-    build_engine."""
+    """See Engine for the methods. max_num_seqs completions are generated at once; `vocab` and
+    `logits_dtype` as in build_engine."""
 
     def __init__(
         self,
@@ -40,11 +41,12 @@ class TransformersEngine:
         max_model_len: int,
         max_num_seqs: int,
         vocab: int | None = None,
+        logits_dtype: torch.dtype | None = None,
     ):
         self._policy, self._tokenizer = policy, tokenizer
         self._stop_token_ids = sorted(set(stop_token_ids))
         self._max_model_len, self._max_num_seqs = max_model_len, max_num_seqs
-        self._vocab = vocab
+        self._vocab, self._logits_dtype = vocab, logits_dtype
         self.notes = ["engine: transformers generates with the policy's module; vLLM is faster"]
 
     def generate(
@@ -101,7 +103,7 @@ class TransformersEngine:
         )
         sampler = _Sampler(sampling, seeds, length, device, self._vocab)
         watch = _BudgetWatch(meter, self._stop_token_ids, longest)
-        with _generating(self._policy) as model:
+        with _generating(self._policy, self._logits_dtype) as model:
             out = model.generate(
                 ids,
                 attention_mask=mask,
@@ -187,17 +189,22 @@ class _BudgetWatch(StoppingCriteria):
 
 
 @contextmanager
-def _generating(policy: Policy) -> Iterator[Policy]:
-    """The policy's module in inference form: plain attention, KV cache, and none of the sampling
-    settings that its checkpoint may bring (transformers merges them into every call)."""
+def _generating(policy: Policy, logits_dtype: torch.dtype | None) -> Iterator[Policy]:
+    """The policy's module in inference form: plain attention, KV cache, logits in their dtype, and
+    none of the sampling settings that its checkpoint may bring (transformers merges them into every
+    call)."""
+    head = policy.lm_head
     attention, was_training = policy.config._attn_implementation, policy.training
     uses_cache, own_settings = policy.config.use_cache, policy.generation_config
     policy.set_attn_implementation("sdpa")
     policy.config.use_cache, policy.generation_config = True, GenerationConfig()
     policy.eval()
+    if logits_dtype not in (None, head.weight.dtype):
+        head.forward = lambda hidden: head_logits(hidden, head.weight, head.bias, logits_dtype)
     try:
         yield policy
     finally:
+        vars(head).pop("forward", None)
         policy.set_attn_implementation(attention)
         policy.config.use_cache, policy.generation_config = uses_cache, own_settings
         policy.train(was_training)

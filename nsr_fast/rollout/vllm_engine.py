@@ -31,7 +31,7 @@ class VllmEngine:
                into the engine
     share       False: the engine keeps its own copy, refreshed by weights_updated
     stop_token_ids  every id that ends a completion
-    vocab, adapter  as in build_engine
+    vocab, adapter, logits_dtype  as in build_engine
     """
 
     _is_alive = False  # vLLM's process-wide groups serve one engine at a time
@@ -51,6 +51,7 @@ class VllmEngine:
         gpu_memory_utilization: float = 0.3,
         kv_cache_bytes: int | None = None,
         adapter: AdapterShape = PLAIN,
+        logits_dtype: torch.dtype | None = None,
     ):
         if VllmEngine._is_alive:
             raise RuntimeError("one vLLM engine a process at a time: close() the other one first")
@@ -68,6 +69,7 @@ class VllmEngine:
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_bytes=kv_cache_bytes,
             adapter=adapter,
+            logits_dtype=logits_dtype,
         )
         VllmEngine._is_alive = True
         self._weights = self._turns = None

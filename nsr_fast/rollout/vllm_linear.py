@@ -22,6 +22,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.model_executor.utils import set_weight_attrs
 
+from nsr_fast.kernels.matmul import head_logits
 from nsr_fast.model.layout import policy_names
 from nsr_fast.model.nf4 import dequantize, packed_shapes, quantize
 from nsr_fast.types import AdapterShape
@@ -92,13 +93,21 @@ class SharedLinear(LinearMethodBase):
 
 
 class SharedEmbedding(UnquantizedEmbeddingMethod):
-    """Embedding and head: vLLM's own, without the packed second copy that its CPU backend makes."""
+    """Embedding and head: vLLM's own, without the packed second copy that its CPU backend makes.
+
+    logits_dtype   None: that of the weight; else the products are summed and kept in it
+    """
+
+    def __init__(self, logits_dtype: torch.dtype | None):
+        self.logits_dtype = logits_dtype
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Nothing is packed."""
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Logits [tokens, vocabulary]"""
+        if self.logits_dtype not in (None, layer.weight.dtype):
+            return head_logits(x, layer.weight, bias, self.logits_dtype)
         if x.device.type == "cpu":
             return linear(x, layer.weight, bias)
         return super().apply(layer, x, bias)
@@ -108,9 +117,9 @@ class SharedEmbedding(UnquantizedEmbeddingMethod):
 class SharedConfig(QuantizationConfig):
     """What vLLM asks for the method of each layer."""
 
-    def __init__(self, shape: AdapterShape):
+    def __init__(self, shape: AdapterShape, logits_dtype: torch.dtype | None):
         super().__init__()
-        self.shape = shape
+        self.shape, self.logits_dtype = shape, logits_dtype
 
     @classmethod
     def get_name(cls) -> str:
@@ -131,17 +140,20 @@ class SharedConfig(QuantizationConfig):
     @classmethod
     def from_config(cls, config: dict) -> "SharedConfig":
         """From the entry that engine_options puts into the engine's model config."""
-        return cls(AdapterShape.from_json(config["adapter"]))
+        name = config["logits_dtype"]
+        return cls(AdapterShape.from_json(config["adapter"]), name and getattr(torch, name))
 
     def get_quant_method(self, layer: nn.Module, prefix: str):
         if isinstance(layer, LinearBase):
             return SharedLinear(self.shape, [self.shape.adapts(n) for n in policy_names(prefix)])
-        return SharedEmbedding() if isinstance(layer, VocabParallelEmbedding) else None
+        is_vocabulary = isinstance(layer, VocabParallelEmbedding)
+        return SharedEmbedding(self.logits_dtype) if is_vocabulary else None
 
 
-def engine_options(shape: AdapterShape) -> dict:
+def engine_options(shape: AdapterShape, logits_dtype: torch.dtype | None) -> dict:
     """The arguments of vllm.LLM that make every layer one of ours."""
-    entry = {"quant_method": NAME, "adapter": shape.to_json()}
+    name = logits_dtype and str(logits_dtype).removeprefix("torch.")
+    entry = {"quant_method": NAME, "adapter": shape.to_json(), "logits_dtype": name}
     return {"quantization": NAME, "hf_overrides": {"quantization_config": entry}}
 
 

@@ -28,6 +28,7 @@ def start_vllm(
     gpu_memory_utilization: float,
     kv_cache_bytes: int | None,
     adapter: AdapterShape,
+    logits_dtype: torch.dtype | None,
 ):
     """A vllm.LLM for token ids in and out, in this process, in the policy's dtype."""
     on_cpu = not torch.cuda.is_available()
@@ -49,7 +50,7 @@ def start_vllm(
     if is_known and not hasattr(policy.config, "quantization_config"):
         from nsr_fast.rollout.vllm_linear import engine_options
 
-        options |= engine_options(adapter)
+        options |= engine_options(adapter, logits_dtype)
     with _no_future_warnings():
         return llm_class(
             model=model_dir,

@@ -27,6 +27,7 @@ from nsr_fast.model.load import (
     check_context,
     load_policy,
     load_tokenizer,
+    logits_dtype,
     model_config,
     stop_token_ids,
     vocabulary,
@@ -89,6 +90,7 @@ def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
     model = source.keys.model
     tokenizer = load_tokenizer(model)
     check_quantizable(source, model_config(model))
+    _check_logits_dtype(config, source)
     check_adapter(source)
     check_saveable(model, tokenizer)
     prompts = load_prompts(rows, keys, tokenizer)
@@ -177,6 +179,17 @@ def _check_token_ids(prompts: list[Prompt], num_rows: int) -> None:
             )
 
 
+def _check_logits_dtype(config: Config, source: ModelSource) -> None:
+    engine = resolve_engine(config.engine.engine)
+    is_quantised = hasattr(model_config(source.keys.model), "quantization_config")
+    if is_quantised and config.model.logits_dtype != "auto" and engine == "vllm":
+        raise InputError(
+            "logits_dtype: expected auto beside engine: vllm and a quantised checkpoint, whose "
+            f"head vLLM computes in its own way, got {config.model.logits_dtype}; remove it, or "
+            "set engine: transformers"
+        )
+
+
 def _offload_warnings(config: Config) -> list[str]:
     keys = config.memory
     if torch.cuda.is_available() or (
@@ -209,6 +222,7 @@ def build_actor(config: Config, inputs: Inputs) -> Actor:
         kv_cache_bytes=plan.kv_bytes,
         adapter=source.shape,
         vocab=inputs.vocab,
+        logits_dtype=logits_dtype(config.model),
         seed=config.run.seed,
     )
     if source.adapter_folder:

@@ -8,6 +8,7 @@ from nsr_fast.config_groups import LoraKeys, ModelKeys
 from nsr_fast.errors import InputError
 from nsr_fast.model.adapter_files import load_adapter, merge_adapters
 from nsr_fast.model.load import load_policy, load_tokenizer, model_config
+from nsr_fast.model.save import save_model
 from nsr_fast.model.source import CONFIG, check_quantizable, find_source, trained_form
 
 USAGE = """nsr-fast merge ADAPTER_DIR OUT_DIR [--dtype float32|bfloat16]
@@ -48,5 +49,6 @@ def merge(adapter: Path, out: Path, dtype: str = "float32") -> None:
     policy = load_policy(source.keys, source.shape)
     load_adapter(policy, source.adapter_folder)
     merged = merge_adapters(policy, load_policy(source.keys))
-    merged.to(getattr(torch, dtype)).save_pretrained(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_model(out, merged.to(getattr(torch, dtype)))
     tokenizer.save_pretrained(out)

@@ -73,6 +73,7 @@ def _setup(config: Config, prompts: Sequence[Prompt], vocab: int | None, device:
         shape=model_shape(model_config(source.keys.model).to_dict()),
         device=device,
         itemsize=2 if is_half else 4,
+        logits_itemsize=4 if config.model.logits_dtype == "float32" else None,
         engine=_engine(config, device),
         longest=longest,
         context=context,

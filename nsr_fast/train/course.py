@@ -194,6 +194,7 @@ class Course:
             ),
         )
         record = evaluation.record(n)
+        learner.stop.hold()  # in the log, but not seen by the guards: it would not be done again
         self.run.log_evaluation(record)
         self.evaluations[n] = record
         for note in evaluation.notes:
@@ -202,6 +203,7 @@ class Course:
         self.progress.say(f"after round {n}: Pass@k  {curve}   entropy {evaluation.entropy:.3f}")
         for note in learner.guards.after_evaluation(record):
             self.progress.say(f"after round {n}: {note}")
+        learner.stop.release()
 
     def _first_and_last(self) -> list[Evaluation | None]:
         records = [self.evaluations.get(n) for n in (0, self.done)]

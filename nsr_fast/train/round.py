@@ -10,7 +10,7 @@ from nsr_fast.memory.measure import peak_bytes, reset_peak
 from nsr_fast.memory.offload import ActivationOffload
 from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.batch import minibatches_of
-from nsr_fast.model.load import Policy
+from nsr_fast.model.load import Policy, logits_dtype
 from nsr_fast.objective import Objective
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.round_log import TrainerState
@@ -171,6 +171,7 @@ def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
         objective,
         config.sampling.temperature,
         vocab=learner.vocab,
+        logits_dtype=logits_dtype(config.model),
         activations=learner.activations,
         budget=learner.passes,
         before_step=learner.stop.hold,

@@ -49,6 +49,7 @@ def update_policy(
     budget: PassBudget | None = None,
     before_step: Callable[[], None] = lambda: None,
     guard: StepGuard | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> UpdateMetrics:
     """Run the optimizer steps of one round, one for each of `minibatches` (at least one).
 
@@ -56,7 +57,7 @@ def update_policy(
     as `failure`, with the steps until then. A step whose loss or gradient is not finite is not
     taken and handed over in `skipped`.
 
-    vocab         valid rows of the head, see Head; None: all
+    vocab, logits_dtype   of the head, see Head
     activations   takes what the trunk keeps for its backward pass; None: it stays on the device
     budget        tokens of a pass from the first failure on, lowered by each; None: those of the
                   largest
@@ -67,10 +68,12 @@ def update_policy(
     guard, tally, drop = guard or StepGuard(), Tally(), optimizer.gradients.clear
     old = None
     if "old" in objective.needs:
-        old = _old_logprobs(policy, minibatches, temperature, vocab, budget)
+        reading = {"temperature": temperature, "vocab": vocab, "logits_dtype": logits_dtype}
+        old = _old_logprobs(policy, minibatches, budget, **reading)
     places = Places(optimizer.gradients, activations)
+    head = _head(policy, temperature, vocab, logits_dtype)
     for index, minibatch in enumerate(minibatches, 1):
-        gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+        gradient = _gradient_pass(policy, minibatch, objective, head, old, places)
         try:
             batches, passes = run_passes(policy, minibatch, gradient, budget, drop)
             if index == 1:
@@ -105,13 +108,12 @@ def update_policy(
 def _old_logprobs(
     policy: Policy,
     minibatches: Sequence[Sequence[MicroBatch]],
-    temperature: float,
-    vocab: int | None,
     budget: PassBudget,
+    **reading,
 ) -> dict[int, Tensor]:
     """Every rollout's logprobs before the first step, by its id()."""
     found = {}
-    of_batch = partial(policy_logprobs, policy, temperature=temperature, vocab=vocab)
+    of_batch = partial(policy_logprobs, policy, **reading)
     for minibatch in minibatches:
         found |= _by_rollout(*run_passes(policy, minibatch, of_batch, budget, lambda: None))
     return found
@@ -150,12 +152,14 @@ def accumulate_gradients(
     *,
     gradients: OwnGradients | HostGradients | None = None,
     activations: ActivationOffload | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> list[PolicyLoss]:
     """Add the minibatch's gradient to `gradients`, one packed pass at a time; None: to every
     parameter's .grad."""
     old = None if old_logprobs is None else _by_rollout(minibatch, old_logprobs)
     places = Places(gradients or OwnGradients(()), activations)
-    gradient = _gradient_pass(policy, minibatch, objective, temperature, vocab, old, places)
+    head = _head(policy, temperature, vocab, logits_dtype)
+    gradient = _gradient_pass(policy, minibatch, objective, head, old, places)
     return [gradient(batch) for batch in minibatch]
 
 
@@ -163,14 +167,12 @@ def _gradient_pass(
     policy: Policy,
     minibatch: Sequence[MicroBatch],
     objective: Objective,
-    temperature: float,
-    vocab: int | None,
+    head: Head,
     old: Mapping[int, Tensor] | None,
     places: Places,
 ) -> Callable[[MicroBatch], PolicyLoss]:
     """The pass that adds its share of the minibatch's gradient, however the minibatch is packed."""
     denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
-    head = Head(policy.lm_head.weight, temperature=temperature, vocab=vocab)
     entropy_coef = objective.entropy_coef / denominator
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
 
@@ -207,9 +209,27 @@ def _of_batch(by_rollout: Mapping[int, Tensor], batch: MicroBatch) -> Tensor:
 
 @torch.no_grad()
 def policy_logprobs(
-    policy: Policy, batch: MicroBatch, temperature: float, vocab: int | None = None
+    policy: Policy,
+    batch: MicroBatch,
+    temperature: float,
+    vocab: int | None = None,
+    logits_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The policy's logprob of every loss row's target: [R] float32."""
     hidden = hidden_states(policy, batch)
-    head = policy.lm_head.weight[:vocab]
-    return linear_logprobs(hidden, head, batch.target, temperature=temperature).logprob
+    head = _head(policy, temperature, vocab, logits_dtype)
+    return linear_logprobs(
+        hidden,
+        head.valid[0],
+        batch.target,
+        temperature=temperature,
+        logits_dtype=head.logits_dtype,
+    ).logprob
+
+
+def _head(
+    policy: Policy, temperature: float, vocab: int | None, logits_dtype: torch.dtype | None
+) -> Head:
+    return Head(
+        policy.lm_head.weight, temperature=temperature, vocab=vocab, logits_dtype=logits_dtype
+    )

@@ -1,5 +1,7 @@
 """Guards of a step (numbers that are not finite, drift) and of an evaluation, in whole runs."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from cli.guard_runs import (
@@ -12,7 +14,7 @@ from cli.guard_runs import (
     written,
 )
 from cli.tiny_runs import completed, run_train, watched_engine, write_policy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 NAN = float("nan")
 
@@ -127,6 +129,18 @@ def test_drift_stops_before_a_weight_changes(policy, tmp_path, minibatches):
     assert same_weights(run.weights(1), clean.weights(1))
 
 
+def test_a_round_that_is_stopped_leaves_nothing_behind(policy, tmp_path):
+    """What guards remember is that of the last whole round, as a resumed run needs it."""
+    built, keys = [], {"objective": "w_reinforce", "entropy_ceiling": 2, "max_rounds": 2}
+    keys |= {"reward": "math", "guard_actions": "entropy_ceiling=raise_lambda"}
+    with changed_learner(built.append), watched_engine(shifted(0.0, 0.25)):
+        run = run_train(tmp_path, policy, **keys)
+    assert run.code == 3 and "round 2" in run.err and run.metrics[0]["psr_weight"] == 0.2
+    (learner,) = built
+    assert learner.judged.num_scored == 8 and learner.guards.state()["psr_weight"] == 0.2
+    assert not learner.suspects.state()["sampled"]
+
+
 def test_drift_may_be_skipped_or_borne(policy, tmp_path):
     for action, steps in {"skip": [1, 0, 1], "warn": [1, 1, 1]}.items():
         keys = {"max_rounds": 3, "guard_actions": f"drift_limit={action}", "save_rounds": 1}
@@ -136,6 +150,26 @@ def test_drift_may_be_skipped_or_borne(policy, tmp_path):
         assert guard_lines(run) == [("drift_limit", action)] and met(run.metrics[1])
         assert run.metrics[1]["drift_mean"] == pytest.approx(0.25, abs=1e-4)
         assert same_weights(run.weights(2), run.weights(1)) == (action == "skip")
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
+def test_in_bfloat16_the_drift_limit_follows_the_size_of_the_logits(tmp_path):
+    """Rows of the head with one large vector in common: flat distributions of logits near 500, of
+    which bfloat16 knows every second to fourth integer; hidden states differ by their rounding."""
+    folder = write_policy(tmp_path / "policy", "llama")
+    weights = load_file(folder / "model.safetensors")
+    common = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    weights["lm_head.weight"] += 150 * common / common.norm()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    keys = {"engine": "vllm", "dtype": "bfloat16", "objective": "reinforce"}
+    keys |= {"prompts_per_round": 6, "num_generations": 8}
+    run = completed(run_train(tmp_path / "a", folder, **keys))
+    assert 0.15 < run.metrics[0]["drift_mean"] < 1 and run.metrics[0]["entropy"] > 5
+    run = run_train(tmp_path / "b", folder, drift_limit=0.1, **keys)
+    assert run.code == 3 and not run.metrics
+    for word in ("bfloat16 rounds logits", "to multiples of 4; set logits_dtype: float32, or set"):
+        assert word in run.err, run.err
 
 
 def forgetful(call, stream):

@@ -45,6 +45,11 @@ def test_plan_reads_config_json_only_and_plans_for_a_larger_card(tmp_path, monke
     code, out, _ = plan(config=tmp_path / "plan.yaml", device_memory_gb=2000, device="cpu")
     assert code == 0 and "on cpu" in out and "float" not in out
     assert plan(model=tmp_path, device="tpu")[0] == 2
+    sizes = {"device_memory_gb": 2000, "max_prompt_length": 60, "max_completion_length": 40}
+    sizes |= {"model": tmp_path, "device": "cpu", "dtype": "bfloat16", "micro_batch_tokens": 100}
+    for logits_dtype, tile in (("auto", 2 * 100 * 128256), ("float32", 4 * 100 * 128256)):
+        _, out, _ = plan(**sizes, logits_dtype=logits_dtype)
+        assert re.search(rf"head tile +{tile / 2**30:.3f}$", out, re.MULTILINE)
 
 
 def test_a_run_shows_its_plan_and_the_measured_peak(run):

@@ -5,6 +5,7 @@ A place is a name of PLACES; the fault happens there at its `turn`-th time.
     wait          the file `here` appears; goes on once `go` is there
     limit N       no file may grow beyond N bytes from here on, as on a full disk
     ignore NAME   that signal, as nohup does
+    nothing       what the place does is enough
     raise NAME    the error of that name of nsr_fast.errors, or a built-in one
 """
 
@@ -120,6 +121,21 @@ def _backward(happen: Callable) -> None:
     setattr(owner, name, changed)
 
 
+def _not_a_number(happen: Callable) -> None:
+    """The gradient of the third pass is NaN."""
+    owner, name = _owner(seams.TRUNK_PASS)
+    real, passes = getattr(owner, name), itertools.count(1)
+
+    def changed(*arguments, **options):
+        hidden = real(*arguments, **options)
+        if hidden.requires_grad and next(passes) == 3:
+            happen()
+            hidden.register_hook(lambda gradient: gradient * float("nan"))
+        return hidden
+
+    setattr(owner, name, changed)
+
+
 def _torn_line(happen: Callable) -> None:
     """Half of a round's line is in the file."""
     owner, name = _owner(seams.LOG_ROUND)
@@ -142,6 +158,7 @@ PLACES = {
     "rollout": _generating(lambda name: name.startswith("t")),
     "evaluation": _generating(lambda name: name.startswith("e")),
     "backward": _backward,
+    "third gradient": _not_a_number,
     "step": _around(seams.DEVICE_STEP, is_before=False),
     "sync": _around(seams.WEIGHTS_UPDATED, is_before=False),
     "metrics line": _around(seams.LOG_ROUND, is_before=True),

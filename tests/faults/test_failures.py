@@ -132,6 +132,22 @@ def test_hanging_reward_leaves_its_rollouts_unscored(begin, reward):
     assert [m["num_unscored"] for m in lines(running.run / "metrics.jsonl")] == [0, 0, 8, 0]
 
 
+@fault("a NaN gradient", "0", "the step is not taken, its rollouts are kept")
+def test_nan_step_is_left_out_and_kept(begin, whole):
+    running = begin(Fault("third gradient", 1, "nothing"), save_rounds=1)
+    assert running.code() == 0, running.err
+    steps = [m["optimizer_steps"] for m in lines(running.run / "metrics.jsonl")]
+    assert steps == [1, 1, 0, 1, 1, 1] and "guard non_finite (skip)" in running.out
+    before, after = (
+        (running.run / "checkpoints" / f"round-{n}" / "model.safetensors").read_bytes()
+        for n in (2, 3)
+    )
+    assert before == after
+    assert len(lines(running.run / "skipped" / "round-3-step-1.jsonl")) > 0
+    first, second = (lines(folder / "metrics.jsonl")[:2] for folder in (whole, running.run))
+    assert [m["grad_norm"] for m in first] == [m["grad_norm"] for m in second]
+
+
 @fault("the engine raises", "1", "the last whole round, saved")
 def test_failing_engine_keeps_the_rounds_before_it(begin, goes_on):
     running = begin(Fault("rollout", 4, "raise EngineFailure"))
@@ -152,6 +168,8 @@ def test_stale_weights_stop_after_the_round_is_saved(begin, goes_on):
 def test_out_of_memory_keeps_the_rounds_before_it(begin, goes_on):
     running = begin(Fault("rollout", 4, "raise MemoryError"))
     assert running.code() == 1
+    (line,) = running.err.splitlines()
+    assert "out of memory" in line and "nsr-fast plan" in line
     goes_on(running, 3)
 
 

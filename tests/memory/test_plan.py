@@ -88,6 +88,15 @@ def test_weights_and_gradients():
     assert planned(nf4).tokens > 3072
 
 
+def test_float32_logits_take_four_bytes_up_to_the_same_tile():
+    half = dataclasses.replace(SMALL, itemsize=2, valid_vocab=40_000)
+    wide = dataclasses.replace(half, logits_itemsize=4)
+    assert terms.tile_bytes(half, 300) == 300 * 40_000 * 2
+    assert terms.tile_bytes(wide, 300) == 300 * 40_000 * 4
+    assert terms.tile_bytes(wide, 3000) == 150 << 20
+    assert terms.token_bytes(wide, False) == terms.token_bytes(half, False)
+
+
 def test_activations_go_to_the_host_only_where_nothing_else_fits():
     setup = dataclasses.replace(LARGE, offload="gradients", longest=24_000, sequences=1)
     assert "activations of a sequence of 24,000 tokens" in refusal(setup)

@@ -5,17 +5,19 @@ import dataclasses
 import pytest
 import torch
 from optimizers import optimizer_of
+from policies import tiny
 from rollouts import make_rollouts
 from transformers import AutoModelForCausalLM
 
 from nsr_fast.model.attention import PACKED_ATTENTION
-from nsr_fast.model.batch import minibatches_of, pack
+from nsr_fast.model.batch import hidden_states, minibatches_of, pack
 from nsr_fast.objective import Objective
 from nsr_fast.train.step import accumulate_gradients, policy_logprobs, update_policy
 
 CPU = torch.device("cpu")
 TEMPERATURE = 0.9
 ON_POLICY = Objective.w_reinforce(entropy_coef=0.01)  # the weights are those of the rollouts
+PLAIN_TERMS = Objective.w_reinforce()
 SEVERAL = dataclasses.replace(ON_POLICY, minibatches=2)
 
 
@@ -175,3 +177,31 @@ def test_bfloat16_heads_sum_their_gradient_in_float32(checkpoint, family):
     assert found[name].dtype == torch.float32
     error = (found[name].double() - exact[name]).norm() / exact[name].norm()
     assert error < 1e-2
+
+
+def test_float32_logits_give_the_gradient_of_the_hidden_states_as_they_are():
+    """bfloat16 weights whose logits are 40 and more: head and last norm against float64."""
+    model = tiny(is_tied=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight *= 60.0
+    (batch,) = pack(make_rollouts([7, 19, 33, 5]), 1000, CPU)
+    with torch.no_grad():
+        hidden = hidden_states(model, batch).double()
+    weight = model.lm_head.weight.detach().double().requires_grad_()
+    logits = hidden @ weight.t() / TEMPERATURE
+    assert 30 < logits.abs().max() < 60
+    logprob = logits.log_softmax(-1).gather(1, batch.target[:, None])[:, 0]
+    (expected,) = torch.autograd.grad(
+        -(batch.token_weight * logprob).sum() / batch.target.numel(), [weight]
+    )
+
+    def error(logits_dtype):
+        model.zero_grad()
+        (result,) = accumulate_gradients(
+            model, [batch], PLAIN_TERMS, TEMPERATURE, logits_dtype=logits_dtype
+        )
+        before = policy_logprobs(model, batch, TEMPERATURE, logits_dtype=logits_dtype)
+        assert torch.equal(result.logprob, before)
+        return float((model.lm_head.weight.grad - expected).norm() / expected.norm())
+
+    assert error(torch.float32) < 1e-5 < error(None) / 100
