@@ -8,7 +8,8 @@ The first: one run goes through; another is killed (SIGKILL) a random time after
 built, uniform over --window rounds, and resumed, again and again, then left to end. Both must have
 the same bits: weights, optimizer state, rollouts, every metric but times. The second: two runs
 beside each other, of which one is stopped (SIGSTOP) while the other does the five rounds up to its
-next checkpoint, in turns; medians over these blocks. Appends JSON lines to
+next checkpoint, in turns; medians over these blocks, and of the saves alone (from the line of the
+round before to their own) as a share of the rounds. Appends JSON lines to
 benchmarks/results/resume.jsonl.
 """
 
@@ -85,8 +86,16 @@ class Process:
         return self._process.wait()
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of its living threads."""
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
+        return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+
+    def spent(self, *starts: str) -> tuple[float, float]:
+        """Wall and CPU seconds until the lines that begin so have come, one after the other."""
+        began, used = time.monotonic(), self.cpu_s()
+        for start in starts:
+            self.wait_for(start)
+        return time.monotonic() - began, self.cpu_s() - used
 
 
 def kills(folder: Path, options: argparse.Namespace) -> dict:
@@ -145,39 +154,40 @@ def cost(folder: Path, options: argparse.Namespace) -> dict:
     """Blocks of rounds of two runs in turns."""
     settings = SHARED | {"max_rounds": options.rounds, "eval_num_prompts": 1}
     settings |= {"eval_num_samples": 2}
-    runs = {
-        every: Process(
-            "train", "--config", DEMO, output_dir=folder / str(every), save_rounds=every, **settings
-        )
-        for every in (BLOCK, 0)
-    }
-    for process in runs.values():
-        process.wait_for(f"round 1/{options.rounds}")
-        process.send(signal.SIGSTOP)
-    wall, cpu = ({every: [] for every in runs} for _ in range(2))
+    runs = {}
+    for every in (BLOCK, 0):
+        keys = settings | {"output_dir": folder / str(every), "save_rounds": every}
+        runs[every] = Process("train", "--config", DEMO, **keys)
+        runs[every].wait_for("round 1/")
+        runs[every].send(signal.SIGSTOP)
+    blocks, saves, median = {BLOCK: [], 0: []}, [], statistics.median
     for last in range(1 + BLOCK, options.rounds - BLOCK, BLOCK):  # each holds one save
-        for every, process in runs.items():
-            began, used = time.monotonic(), process.cpu_s()
+        for every in sorted(runs, reverse=last % 2 == 0):
+            process = runs[every]
             process.send(signal.SIGCONT)
-            process.wait_for(f"round {last}/")
+            parts = [process.spent(f"round {last - 1}/")]
+            if every:
+                saves.append(process.spent("saved "))
+                parts.append(saves[-1])
+            parts.append(process.spent(f"round {last}/"))
             process.send(signal.SIGSTOP)
-            wall[every].append((time.monotonic() - began) / BLOCK)
-            cpu[every].append((process.cpu_s() - used) / BLOCK)
-            print(f"save_rounds {every}: rounds to {last}: {wall[every][-1]:.2f} s", flush=True)
-    saved = [re.search(r" in ([0-9.]+) s", x) for x in runs[BLOCK].text if x.startswith("saved")]
+            blocks[every].append([sum(part) / BLOCK for part in zip(*parts)])
+            print(f"save_rounds {every}: rounds to {last}: {blocks[every][-1]}", flush=True)
     for process in runs.values():
         process.killed()
-    median = statistics.median
+    rounds = {n: [median(x) for x in zip(*blocks[n])] for n in blocks}
+    save = [median(values) for values in zip(*saves)]
     return {
         "benchmark": "resume_cost",
         "save_rounds": BLOCK,
-        "blocks": len(wall[0]),
+        "blocks": len(saves),
         "settings": settings,
-        "round_s": {every: round(median(values), 3) for every, values in wall.items()},
-        "round_cpu_s": {every: round(median(values), 3) for every, values in cpu.items()},
-        "wall_ratio": round(median(wall[BLOCK]) / median(wall[0]), 3),
-        "cpu_ratio": round(median(cpu[BLOCK]) / median(cpu[0]), 3),
-        "save_s": median(float(found[1]) for found in saved),
+        "round_s": {n: round(rounds[n][0], 3) for n in rounds},
+        "round_cpu_s": {n: round(rounds[n][1], 3) for n in rounds},
+        "save_s": round(save[0], 3),
+        "save_cpu_s": round(save[1], 3),
+        "save_share": round(save[0] / BLOCK / rounds[0][0], 4),
+        "save_cpu_share": round(save[1] / BLOCK / rounds[0][1], 4),
     }
 
 

@@ -153,8 +153,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def _append(self, name: str, rows: Iterable[Mapping]) -> None:
-        with open(self.path / name, "a") as file:
-            file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+        try:
+            with open(self.path / name, "a") as file:
+                file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+        except OSError as error:  # a write that fails does not say where
+            raise OSError(f"cannot write {self.path / name}: {error.strerror}") from error
 
     def _write_settings(self, config: Config, environment: Mapping) -> None:
         # one used again must not replace, resume or only check the run it is from

@@ -127,12 +127,7 @@ def test_other_rows_are_refused(stopped):
 
 def test_what_may_change_changes_no_bit(stopped, six):
     data = write_rows(stopped / "moved.jsonl", EIGHT_ROWS)
-    keys = {
-        "save_rounds": 1,
-        "save_total_limit": 2,
-        "max_time": "1h",
-        "gpu_memory_utilization": 0.4,
-    }
+    keys = {"save_rounds": 1, "save_total_limit": 2, "max_time": "1h", "sample_rollouts": 999}
     keys |= {"max_unscored": 0.5, "max_rounds": 6, "data": data, "max_num_seqs": 64}
     second = completed(resumed(stopped, **keys))
     assert difference(six.folder, second.folder) is None

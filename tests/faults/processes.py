@@ -30,44 +30,37 @@ KEYS = SETTINGS | {
     "sample_rollouts": 100,
     "max_num_seqs": 4,  # a round is two batches of the engine
 }
-REWARD = '''
+# the third round goes wrong as the file `does` says, until the file `well` is there
+REWARD = """
 import asyncio, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-def parity(completion_ids, **columns):
+def rewards_of(completion_ids):
     return [1.0 if ids[0] % 2 else -1.0 for ids in completion_ids]
 
-def is_third(trainer_state, id):
-    """One fault a run directory: a resumed run is well."""
-    return trainer_state.global_step == 3 and id[0][0] == "t" and not (HERE / "well").exists()
+def does(trainer_state, id):
+    is_third = trainer_state.global_step == 3 and id[0][0] == "t"
+    return (HERE / "does").read_text() if is_third and not (HERE / "well").exists() else ""
 
-def waits(completion_ids, trainer_state, id, **columns):
-    if is_third(trainer_state, id):
+def parity(completion_ids, trainer_state, id, **columns):
+    fault = does(trainer_state, id)
+    if fault == "waits":
         (HERE / "here").touch()
         while not (HERE / "go").exists():
             time.sleep(0.02)
-    return parity(completion_ids)
-
-async def hangs_async(completion_ids, trainer_state, id, **columns):
-    if is_third(trainer_state, id):
-        await asyncio.sleep(1000)
-    return parity(completion_ids)
-
-def hangs(completion_ids, trainer_state, id, **columns):
-    if is_third(trainer_state, id):
+    if fault == "hangs":
         time.sleep(1000)
-    return parity(completion_ids)
-
-def raises(completion_ids, trainer_state, id, **columns):
-    if is_third(trainer_state, id):
+    if fault == "raises":
         raise KeyError("gold")
-    return parity(completion_ids)
+    return rewards_of(completion_ids)[fault == "wrong length":]
 
-def wrong_length(completion_ids, trainer_state, id, **columns):
-    return parity(completion_ids)[is_third(trainer_state, id):]
-'''
+async def parity_async(completion_ids, trainer_state, id, **columns):
+    if does(trainer_state, id) == "hangs":
+        await asyncio.sleep(1000)
+    return rewards_of(completion_ids)
+"""
 
 
 @dataclass
@@ -140,15 +133,16 @@ def in_session(number: int) -> list[int]:
     return found
 
 
-def start(folder: Path, model: Path, *faults: Fault, reward: str = "parity", **settings) -> Running:
-    """A new run in folder/run."""
+def start(folder: Path, model: Path, *faults: Fault, does: str = "", **settings) -> Running:
+    """A new run in folder/run; `does` is the fault of its reward."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "reward.py").write_text(REWARD)
+    (folder / "does").write_text(does)
     keys = KEYS | {
         "model": model,
         "data": write_rows(model.parent / "train.jsonl", train_rows()),
         "eval_data": write_rows(model.parent / "eval.jsonl", EVAL_ROWS),
-        "reward": f"{folder}/reward.py:{reward}",
+        "reward": f"{folder}/reward.py:{settings.pop('reward', 'parity')}",
         "output_dir": folder / "run",
         **settings,
     }
