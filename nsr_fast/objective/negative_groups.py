@@ -1,5 +1,5 @@
-"""Members of the negative-sample family that stand on GRPO: LENS, RL-ZVP, A3PO. The whole table, with
-what the names mean, is in negatives.py.
+"""Members of the negative-sample family that stand on GRPO: LENS, RL-ZVP, A3PO. The whole table,
+with what its letters mean, is in negatives.py.
 """
 
 from collections.abc import Sequence
@@ -61,41 +61,45 @@ class Lens:
 
 @dataclass(frozen=True, slots=True)
 class RlZvp:
-    """RL-ZVP: GRPO, and groups of one verdict trained by the entropy of each token.
+    """RL-ZVP: GRPO, and groups of one verdict trained by the entropy H of each token.
 
-        all right   +scale H                          weight scale, entropy_share 1
-        all wrong   -scale max(0, entropy_cap - H)    weight scale (1 - cap), share 1 / (1 - cap)
-    through the effective weight w max(0, 1 - f + f H), f = entropy_share: uncertain tokens of wrong
-    rollouts are spared, so that exploration is not punished.
+        all right   +scale H                             weight scale, entropy_share 1
+        all wrong   -scale (max H of the rollout - H)    weight -scale, entropy_share 1
+    for the preparation "zero_variance", which knows the maximum: uncertain tokens of wrong rollouts
+    are spared, so that exploration is not punished.
 
-    Source: arXiv 2509.21880, scale 0.1; all wrong is -scale (max_k H_k - H_t) there, with the
-    largest entropy of the response. Form chosen by us: a constant entropy_cap > 1 nat instead, as
-    the maximum is not known before the first pass.
+    entropy_cap   a number > 1 (nats) in place of that maximum: no pass beforehand. All-wrong
+                  groups then get weight scale (1 - cap) and entropy_share f = 1 / (1 - cap), which
+                  the token rule w (1 - f + f H), held at one sign, turns into -scale (cap - H)
+    Source: arXiv 2509.21880, scale 0.1 (a second public implementation, ludic, has the same form).
+    entropy_cap is ours.
     """
 
     scale: float = 0.1
-    entropy_cap: float = 2.0
+    entropy_cap: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1.0 < self.entropy_cap < float("inf"):
-            raise ValueError(f"entropy_cap: expected a number > 1, got {self.entropy_cap!r}")
+        cap = self.entropy_cap
+        if cap is not None and not 1.0 < cap < float("inf"):
+            raise ValueError(f"entropy_cap: expected None or a number > 1, got {cap!r}")
 
     def __call__(self, groups: Sequence[Group], now: Now) -> None:
         GroupRelative()(groups, now)
         for group in groups:
             judged = scored(group)
             verdicts = {rollout.is_correct for rollout in judged}
-            if len(verdicts) != 1:
-                continue
-            weight, share = self.scale, 1.0
-            if False in verdicts:
-                weight, share = (
-                    self.scale * (1.0 - self.entropy_cap),
-                    1.0 / (1.0 - self.entropy_cap),
-                )
-            write(judged, [weight] * len(judged))
-            for rollout in judged:
-                rollout.entropy_share = share if rollout.token_ids else 0.0
+            if len(verdicts) == 1:
+                weight, share = self._of(is_correct=verdicts.pop())
+                write(judged, [weight] * len(judged))
+                for rollout in judged:
+                    rollout.entropy_share = share if rollout.token_ids else 0.0
+
+    def _of(self, *, is_correct: bool) -> tuple[float, float]:
+        """Weight and entropy share in a group of this verdict alone."""
+        if is_correct or self.entropy_cap is None:
+            return (self.scale if is_correct else -self.scale), 1.0
+        below = 1.0 - self.entropy_cap
+        return self.scale * below, 1.0 / below
 
 
 _GRPO = GroupRelative()
@@ -104,7 +108,7 @@ _FADING = Schedule(2.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class A3po:
-    """A3PO: the least likely tokens of a correct rollout and the most likely of a wrong one count more.
+    """A3PO: the least likely tokens of correct and the most likely of wrong rollouts count more.
 
         w_t = w scale(s)    for the `share` of tokens with the lowest (correct) or highest (wrong)
                             sampler logprob, at least one; w for the others

@@ -7,7 +7,7 @@ correct of its group) and entropy (H of the token, through Rollout.entropy_share
     cw_nsr   0                              q                              confidence
     fade     (1 - p)^a                      (1 - p)^(a-1) p / d            time, difficulty, entropy
     lens     GRPO of calibrated rewards     GRPO of -q / (D - q) / n       confidence
-    rl_zvp   GRPO; all right: 0.1 H         GRPO; all wrong: 0.1 (2 - H)   difficulty, entropy
+    rl_zvp   GRPO; all right: 0.1 H         GRPO; all wrong: 0.1 (max H - H)  difficulty, entropy
     a3po     GRPO; rare tokens x 2 to 1     GRPO; likely tokens x 2 to 1   time, token confidence
     stapo    GRPO; rare, sure tokens 0      GRPO; the same as an option    token confidence, entropy
 
@@ -157,10 +157,10 @@ def stapo() -> GroupRelative:
     """STAPO: GRPO's weights; the rest is a token rule and a denominator.
 
     A token is silenced where its weight is positive, its probability below 0.002 and its entropy
-    low; N counts the tokens that are left. On both signs (ours, untested in the paper) it is
-    silenced whatever the sign of its weight.
-    Source: arXiv 2602.15620v4. Its entropy bound is a quantile of the minibatch, and the text gives
-    it as both 20 % and 80 %: the lowest 20 % is what fits "low entropy".
+    low; N counts the tokens that are left. On both signs (ours, untested in the paper) whatever the
+    sign of its weight. The preparation "spurious_tokens" does it.
+    Source: arXiv 2602.15620. Its entropy bound is a quantile of the minibatch; a public reading
+    finds it as 20 % and as 80 % in the text: the lowest 20 % is what fits "low entropy".
     """
     return GroupRelative()
 
