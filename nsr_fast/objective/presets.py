@@ -31,7 +31,8 @@ class Preset:
 
     weights      factory of its rule; keywords are the rule's numbers
     surrogate    name of the token term, None: -w logprob
-    preparation  name of what it needs of a whole sequence or minibatch beforehand (sequence.py)
+    preparation  name and numbers of what it needs of a whole sequence or minibatch beforehand
+                 (sequence.py); None: nothing
     defaults     settings other than the run's own, and the rule's own numbers
     formula, source, when   one line each, as the documentation has them
     """
@@ -42,7 +43,7 @@ class Preset:
     source: str
     when: str
     defaults: Mapping[str, object] = field(default_factory=dict)
-    preparation: str | None = None
+    preparation: tuple[str, Mapping[str, object]] | None = None
 
 
 _PAPER = "2506.01347"
@@ -85,7 +86,7 @@ _SIGNS = {
         "2503.14286 eq. 7-8",
         "stale or foreign rollouts: wrong ones fade as the policy leaves them",
         {"minibatches": 4, "baseline": 0.0},
-        "sequence_ratio",
+        ("sequence_ratio", {"kind": "product"}),
     ),
 }
 
@@ -139,7 +140,7 @@ _GROUPS = {
             **{"minibatches": 4, "epsilon": 3e-4, "epsilon_high": 4e-4},
             "denominator": "sequence_mean",
         },
-        "sequence_ratio",
+        ("sequence_ratio", {"kind": "mean"}),
     ),
     "cispo": Preset(
         GroupRelative,
@@ -236,7 +237,7 @@ _NEGATIVES = {
         "2509.21880",
         "groups of one verdict are common",
         {"minibatches": 4, "epsilon_high": 0.28},
-        "zero_variance",
+        ("zero_variance", {}),
     ),
     "a3po": Preset(
         negatives.A3po,
@@ -253,7 +254,7 @@ _NEGATIVES = {
         "2602.15620",
         "late collapse in long runs",
         {"minibatches": 4, "epsilon_high": 0.28},
-        "spurious_tokens",
+        ("spurious_tokens", {"probability": 0.002, "entropy_quantile": 0.2}),
     ),
 }
 
@@ -269,7 +270,7 @@ def markdown() -> str:
     for name, preset in PRESETS.items():
         settings = ", ".join(f"{key}: {_text(value)}" for key, value in preset.defaults.items())
         term = f"`{preset.surrogate}`" if preset.surrogate else "-w logprob"
-        term += f" after `{preset.preparation}`" if preset.preparation else ""
+        term += f" after `{preset.preparation[0]}`" if preset.preparation else ""
         cells = (f"`{name}`", preset.formula, term, settings, preset.source, preset.when)
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -77,4 +77,4 @@ def clear(groups: Iterable[Group]) -> None:
 def write(rollouts: Sequence[Rollout], weights: Sequence[float]) -> None:
     """One weight a rollout; 0 where it has no token."""
     for rollout, weight in zip(rollouts, weights, strict=True):
-        rollout.weight = weight + 0.0 if rollout.token_ids else 0.0  # -0.0 + 0.0 is 0.0
+        rollout.weight = weight if rollout.token_ids else 0.0

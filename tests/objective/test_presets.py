@@ -81,6 +81,9 @@ def test_the_numbers_that_name_a_method():
         0.24,
     )
     assert PRESETS["dr_grpo"].defaults["denominator"] == "constant"
+    assert PRESETS["stapo"].preparation[1] == {"probability": 0.002, "entropy_quantile": 0.2}
+    assert PRESETS["gspo"].preparation == ("sequence_ratio", {"kind": "mean"})
+    assert PRESETS["topr"].preparation == ("sequence_ratio", {"kind": "product"})
 
 
 def test_the_table_of_the_documentation_is_up_to_date():
