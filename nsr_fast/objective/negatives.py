@@ -2,17 +2,17 @@
 (s = Now.share), confidence (q = exp(mean sampler logprob) of the rollout), difficulty (p = share
 correct of its group) and entropy (H of the token, through Rollout.entropy_share).
 
-    name     correct rollout (+)            wrong rollout (-)              axes
-    a_nsr    l(s), 0.1                      m(s), 1 to 0.3                 time
-    cw_nsr   0                              q                              confidence
-    fade     (1 - p)^a                      (1 - p)^(a-1) p / d            time, difficulty, entropy
-    lens     GRPO of calibrated rewards     GRPO of -q / (D - q) / n       confidence
-    rl_zvp   GRPO; all right: 0.1 H         GRPO; all wrong: 0.1 (max H - H)  difficulty, entropy
-    a3po     GRPO; rare tokens x 2 to 1     GRPO; likely tokens x 2 to 1   time, token confidence
-    stapo    GRPO; rare, sure tokens 0      GRPO; the same as an option    token confidence, entropy
+    name     correct rollout (+)           wrong rollout (-)                axes
+    a_nsr    l(s), 0.1                     m(s), 1 to 0.3                   time
+    cw_nsr   0                             q                                confidence
+    fade     (1 - p)^a                     (1 - p)^(a-1) p / d              difficulty, round's p, H
+    lens     GRPO of calibrated rewards    GRPO of -q / (D - q) / n         confidence
+    rl_zvp   GRPO; all right: 0.1 H        GRPO; all wrong: 0.1 (max H - H) difficulty, entropy
+    a3po     GRPO; rare tokens x 2 to 1    GRPO; likely tokens x 2 to 1     time, token confidence
+    stapo    GRPO; rare, sure tokens 0     GRPO; the same as an option      token confidence, H
 
 Each docstring says what is the paper's and what is ours. What needs the policy's own probability or
-entropy of a token is a token rule beside the surrogate; a Preset (presets.py) names both.
+entropy of a token is a token rule or a preparation beside the surrogate; presets.py names it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
