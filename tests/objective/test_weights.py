@@ -67,6 +67,9 @@ def test_warm_up_is_nsr_and_then_w_reinforce():
     found = [weights(rule, of_verdicts([True, False]), now=Now(r, 5))[0] for r in range(1, 6)]
     assert found == [0.0, 0.0, 0.2, 0.2, 0.2]
     assert weights(nsr_warmup(0.2, part=0.0), of_verdicts([True])) == [0.2]
+    whole = nsr_warmup(0.2, part=1.0)  # the last round is the second rule's all the same
+    found = [weights(whole, of_verdicts([True]), now=Now(r, 3)) for r in (1, 2, 3)]
+    assert found == [[0.0], [0.0], [0.2]]
 
 
 def test_returns_are_the_graded_rewards():
