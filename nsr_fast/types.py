@@ -60,7 +60,14 @@ class Rollout:
     reason: str | None = None  # reward: of the verdict, where the deciding part gives one
     answer_found: str | None = None  # reward: what the deciding part took for the answer
     extras: dict[str, object] = field(default_factory=dict)  # reward: a user's log_extra
-    weight: float = 0.0  # objective: of every token; 0: the rollout never runs through the model
+    weight: float | tuple[float, ...] = 0.0  # objective: of every token, or one for each of them
+    entropy_share: float = 0.0  # objective: f of weight (1 - f + f H), H the token's entropy
+
+    @property
+    def is_trained(self) -> bool:
+        """Some token has a weight; otherwise the rollout never runs through the model."""
+        weight = self.weight
+        return any(w != 0 for w in weight) if isinstance(weight, tuple) else weight != 0
 
 
 @dataclass(frozen=True, slots=True)

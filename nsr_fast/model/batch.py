@@ -21,6 +21,7 @@ class MicroBatch:
     target: Tensor  # [R] int64
     token_weight: Tensor  # [R] float32 on the CPU, signed, not normalised
     sampler_logprob: Tensor  # [R] float32
+    entropy_share: Tensor | None = None  # [R] float32; None: 0 in every row
 
 
 def minibatches_of(
@@ -62,15 +63,16 @@ def _length(rollout: Rollout) -> int:
 
 
 def _micro_batch(rollouts: Sequence[Rollout], device: torch.device) -> MicroBatch:
-    ids, positions, rows, targets, weights, sampler = [], [], [], [], [], []
+    ids, positions, rows, targets, weights, sampler, shares = [], [], [], [], [], [], []
     for rollout in rollouts:
         first = len(ids) + len(rollout.prompt.token_ids) - 1  # the last prompt token predicts
         rows.extend(range(first, first + len(rollout.token_ids)))
         ids.extend(rollout.prompt.token_ids + rollout.token_ids)
         positions.extend(range(_length(rollout)))
         targets.extend(rollout.token_ids)
-        weights.extend([rollout.weight] * len(rollout.token_ids))
+        weights.extend(_token_weights(rollout))
         sampler.extend(rollout.sampler_logprob)
+        shares.extend([rollout.entropy_share] * len(rollout.token_ids))
 
     def tensor(values: list, dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
@@ -84,4 +86,15 @@ def _micro_batch(rollouts: Sequence[Rollout], device: torch.device) -> MicroBatc
         target=tensor(targets, torch.int64),
         token_weight=torch.tensor(weights, dtype=torch.float32),
         sampler_logprob=tensor(sampler, torch.float32),
+        entropy_share=tensor(shares, torch.float32) if any(shares) else None,
     )
+
+
+def _token_weights(rollout: Rollout) -> Sequence[float]:
+    """One a completion token."""
+    weight, count = rollout.weight, len(rollout.token_ids)
+    if not isinstance(weight, tuple):
+        return [weight] * count
+    if len(weight) != count:
+        raise ValueError(f"weight: expected a number or {count}, one a token, got {len(weight)}")
+    return weight

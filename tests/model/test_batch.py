@@ -34,6 +34,18 @@ def test_pack_lays_every_column_out_token_by_token():
     assert batch.sampler_logprob.tolist() == [0.0, -1.0, -2.0, 0.0, -1.0]
 
 
+def test_pack_takes_one_weight_for_a_rollout_or_one_for_each_token():
+    one, each = make_rollouts([2, 3])
+    each.weight, each.entropy_share = (0.5, 0.0, -2.0), 0.75
+    (batch,) = pack([one, each], 1000, CPU)
+    assert batch.token_weight.tolist() == [0.5, 0.0, -2.0, 0.25, 0.25]
+    assert batch.entropy_share.tolist() == [0.75, 0.75, 0.75, 0.0, 0.0]
+    assert pack([one], 1000, CPU)[0].entropy_share is None
+    each.weight = (0.5, 0.0)
+    with pytest.raises(ValueError, match="weight: expected a number or 3, one a token, got 2"):
+        pack([each], 1000, CPU)
+
+
 def test_pack_keeps_the_budget_and_takes_the_longest_first():
     batches = pack(make_rollouts([2, 9, 4, 4, 1, 7]), 16, CPU)
     sizes = [batch.input_ids.shape[1] for batch in batches]
