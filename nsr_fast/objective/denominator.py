@@ -6,8 +6,8 @@ Each function gives one scale a response; token_weight is w * scale, and TokenRo
 to the terms that w does not multiply. Lengths are trained tokens; a response of length 0 gets 0.
 All but reference_row_mean see no packing, so the gradient cannot depend on it.
 
-`tokens` and `responses` replace what is counted: that of the whole sampled minibatch makes dropped
-rollouts (weight 0) count, None counts those that are here, as the paper's code does for PSR and NSR.
+`tokens` and `responses` replace what is counted: None counts what is here, as the paper's code does
+for PSR and NSR; the numbers of the whole sampled minibatch make dropped rollouts (weight 0) count.
 """
 
 from collections.abc import Sequence

@@ -116,7 +116,7 @@ class Sapo(RatioSurrogate):
     def policy_term(self, rows: TokenRows) -> TokenTerms:
         w = rows.token_weight
         ratio, slope = ratio_and_slope(self.log_ratio(rows))
-        tau = torch.where(w > 0, self.tau_positive, self.tau_negative).to(w.dtype)
+        tau = torch.full_like(w, self.tau_negative).masked_fill(w > 0, self.tau_positive)
         gate = torch.sigmoid(tau * (ratio - 1.0))
         return TokenTerms(-w * gate * 4.0 / tau, -w * 4.0 * gate * (1.0 - gate) * slope)
 
@@ -233,5 +233,6 @@ def clips(weight: Tensor, ratio: Tensor, low: float, high: float) -> Tensor:
 def _binary_kl(q: Tensor, p: Tensor, log_q: Tensor, log_p: Tensor) -> Tensor:
     """KL of the coin "this token or another", q before against p now; 1e-8 keeps it finite."""
     tiny = 1e-8
-    rest = (1.0 - q) * ((1.0 - q + tiny) / (1.0 - p + tiny)).log()
+    other_q, other_p = ((1.0 - x).clamp(min=0.0) for x in (q, p))
+    rest = other_q * ((other_q + tiny) / (other_p + tiny)).log()
     return q * (log_q - log_p) + rest

@@ -34,6 +34,16 @@ from nsr_fast.objective.sequence_ratio import Gmpo, Gspo
 from nsr_fast.objective.surrogate import PolicyGradient, Surrogate, TokenRule
 
 __all__ = [
-    *("Cispo", "Dppo", "Gmpo", "Gspo", "KlCov", "PolicyGradient", "PpoClip", "RatioSurrogate"),
-    *("Sapo", "Surrogate", "TokenRule", "Topr"),
+    "Cispo",
+    "Dppo",
+    "Gmpo",
+    "Gspo",
+    "KlCov",
+    "PolicyGradient",
+    "PpoClip",
+    "RatioSurrogate",
+    "Sapo",
+    "Surrogate",
+    "TokenRule",
+    "Topr",
 ]
