@@ -94,9 +94,8 @@ def prepare(
         for preparation in preparations:
             for name in getattr(preparation, "needs", ()):
                 if getattr(rows, name) is None:
-                    raise ValueError(
-                        f"{name}: expected tensors, got None; {preparation!r} reads it"
-                    )
+                    got = f"got None; {preparation!r} reads it"
+                    raise ValueError(f"{name}: expected one tensor a sequence, {got}")
             for name, values in preparation(rows).items():
                 if name not in SIDES:
                     known = ", ".join(SIDES)
