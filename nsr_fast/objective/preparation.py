@@ -106,3 +106,22 @@ def prepare(
                     raise ValueError(f"{name}: made by two preparations, {preparation!r} is one")
                 found[name] = values
     return found
+
+
+def fold_factor(
+    weight: Tensors, sides: dict[str, list[Tensor]]
+) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+    """weight times the side input factor, and the sides without it: what it zeroes is never run.
+
+    The same gradient as with the side input, save that a zeroed row loses KL and entropy bonus.
+    """
+    rest = {name: values for name, values in sides.items() if name != "factor"}
+    factors = sides.get("factor")
+    if factors is None:
+        return list(weight), rest
+    return [w * factor.to(w) for w, factor in zip(weight, factors, strict=True)], rest
+
+
+def kept_lengths(weight: Tensors) -> list[int]:
+    """Trained tokens of each sequence, for a denominator that leaves out what was zeroed."""
+    return [int((w != 0).sum()) for w in weight]

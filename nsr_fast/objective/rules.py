@@ -28,11 +28,11 @@ class SilenceSpurious:
     has the largest gradient of all. The paper silences those of correct rollouts only
     (on="positive") and counts N without them; on="negative" is untested by anyone. Thresholds that
     are quantiles: SpuriousTokens of objective/sequence.py.
-    Source: STAPO, 2602.15620, with its probability threshold as an example in a summary of it; the
-    paper's entropy threshold is a low quantile.
+    Source: STAPO, 2602.15620, probability 0.002; its entropy threshold is a low quantile, so the
+    number here is ours.
     """
 
-    probability: float = 0.01
+    probability: float = 0.002
     entropy: float = 0.1
     on: str = "positive"
 
@@ -51,19 +51,19 @@ class SilenceSpurious:
 
 @dataclass(frozen=True)
 class EntropyScale:
-    """1 - f + f H, f = entropy_share of the row: how far the entropy scales its weight.
+    """max(0, 1 - f + f H), f = entropy_share of the row: how far the entropy scales its weight.
 
-    The weight rule writes the share, 1 for groups whose rollouts are all right or all wrong: such
-    a group gets its sign times H.
-    Source: our reading of RL-ZVP, 2509.21880; for wrong rollouts the paper as we recall it uses
-    max H of the rollout minus H instead: ZeroVariance of objective/sequence.py.
+    The weight rule writes the share: 1 multiplies by H; 1 / (1 - cap) with a weight times 1 - cap
+    multiplies by cap - H, and the floor keeps the sign where H > cap.
+    Source: ours, for RL-ZVP (2509.21880) without a pass beforehand; the paper's form for wrong
+    rollouts is ZeroVariance of objective/sequence.py.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("entropy_share",)
 
     def __call__(self, rows: TokenRows) -> Tensor:
         share = rows.entropy_share
-        return 1.0 - share + share * rows.entropy
+        return (1.0 - share + share * rows.entropy).clamp(min=0.0)
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,8 @@ class PolarTokens:
 
     Correct rollouts teach most by their surprising tokens, wrong ones by those the policy was sure
     of. annealed(share) shrinks both factors to 1 over a run.
-    Source: our reading of A3PO, 2512.21625, whose abstract and summaries say which tokens get more
-    and that it fades; thresholds and factors are ours. By quantile: PolarQuantiles of
-    objective/sequence.py.
+    Source: ours: the idea of A3PO (2512.21625) with thresholds on the policy's own probability.
+    A3PO itself ranks the sampler's logprobs within a rollout, which the weights can do.
     """
 
     positive: float = 2.0

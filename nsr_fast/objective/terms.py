@@ -29,11 +29,65 @@ sequence or minibatch first: nsr_fast/objective/sequence.py. Rows of weight 0 ar
 of this. Sources stand at each class; KL estimators: joschu.net/blog/kl-approx.html.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from nsr_fast.objective.corrections import IcePop, OffPolicyNegatives, SequenceMask
+from nsr_fast.objective.preparation import Preparation
 from nsr_fast.objective.ratio import Cispo, Dppo, KlCov, PpoClip, RatioSurrogate, Sapo, Topr
+from nsr_fast.objective.rules import EntropyScale, MinEntropy, PolarTokens, SilenceSpurious
+from nsr_fast.objective.sequence import (
+    ClipCov,
+    GmpoRatio,
+    KlCovMarks,
+    SequenceRatio,
+    SpuriousTokens,
+    TopEntropy,
+    ZeroVariance,
+)
 from nsr_fast.objective.sequence_ratio import Gmpo, Gspo
 from nsr_fast.objective.surrogate import PolicyGradient, Surrogate, TokenRule
 
+SURROGATES: Mapping[str, Callable[..., Surrogate]] = MappingProxyType(
+    {
+        "policy_gradient": PolicyGradient,
+        "ppo_clip": PpoClip,
+        "cispo": Cispo,
+        "sapo": Sapo,
+        "dppo": Dppo,
+        "topr": Topr,
+        "kl_cov": KlCov,
+        "gspo": Gspo,
+        "gmpo": Gmpo,
+    }
+)
+RULES: Mapping[str, Callable[..., TokenRule]] = MappingProxyType(
+    {
+        "icepop": IcePop,
+        "entropy_scale": EntropyScale,
+        "min_entropy": MinEntropy,
+        "polar_tokens": PolarTokens,
+        "silence_spurious": SilenceSpurious,
+    }
+)
+PREPARATIONS: Mapping[str, Callable[..., Preparation]] = MappingProxyType(
+    {
+        "sequence_ratio": SequenceRatio,
+        "gmpo_ratio": GmpoRatio,
+        "clip_cov": ClipCov,
+        "kl_cov_marks": KlCovMarks,
+        "top_entropy": TopEntropy,
+        "spurious_tokens": SpuriousTokens,
+        "zero_variance": ZeroVariance,
+        "sequence_mask": SequenceMask,
+        "off_policy_negatives": OffPolicyNegatives,
+    }
+)
+
 __all__ = [
+    "PREPARATIONS",
+    "RULES",
+    "SURROGATES",
     "Cispo",
     "Dppo",
     "Gmpo",

@@ -5,13 +5,13 @@ import torch
 from autograd_rows import check_against_autograd, rows, sides_of
 from sequence_cases import sequences
 
+from nsr_fast.kernels.tokens import TokenRows
 from nsr_fast.objective.corrections import IcePop, OffPolicyNegatives, SequenceMask
-from nsr_fast.objective.preparation import Sequences, prepare
+from nsr_fast.objective.preparation import Sequences, fold_factor, kept_lengths, prepare
 from nsr_fast.objective.ratio import PpoClip
 from nsr_fast.objective.sequence import (
     GmpoRatio,
     KlCovMarks,
-    PolarQuantiles,
     SequenceRatio,
     SpuriousTokens,
     TopEntropy,
@@ -21,7 +21,7 @@ from nsr_fast.objective.surrogate import PolicyGradient
 
 EVERY = [
     *(SequenceRatio(), SequenceRatio("product", "sampler"), GmpoRatio(), KlCovMarks(0.2)),
-    *(TopEntropy(), SpuriousTokens(0.2, 0.5, "both"), ZeroVariance(), PolarQuantiles()),
+    *(TopEntropy(), SpuriousTokens(0.2, 0.5, "both"), ZeroVariance()),
     *(SequenceMask(0.9, 1.1), SequenceMask(0.5, 2.0, "product"), OffPolicyNegatives(0.05)),
 ]
 
@@ -66,6 +66,21 @@ def test_factors_multiply_and_anything_else_is_made_once():
         prepare([SequenceRatio(), GmpoRatio()], given)
     with pytest.raises(ValueError, match=r"expected names of old_logprob, .* got 'weights'"):
         prepare([lambda rows: {"weights": rows.weight}], given)
+
+
+def test_a_factor_folded_into_the_weight_gives_the_same_slopes():
+    given = sequences()
+    sides = prepare([TopEntropy(0.4), SequenceRatio()], given)
+    weight, rest = fold_factor(given.weight, sides)
+    assert set(rest) == {"sequence_ratio"}
+    at, old = given.flat("logprob"), given.flat("old_logprob")
+    factor = torch.cat(sides["factor"])
+    aside = PpoClip()(TokenRows(at, at, given.flat("weight"), old, factor=factor))
+    folded = PpoClip()(TokenRows(at, at, torch.cat(weight), old))
+    assert torch.equal(aside.c, folded.c) and torch.equal(aside.loss, folded.loss)
+    assert kept_lengths(weight) == [int((x != 0).sum()) for x in sides["factor"]]
+    assert sum(kept_lengths(weight)) == 10  # 0.4 of 25
+    assert fold_factor(given.weight, {})[0] == given.weight
 
 
 @pytest.mark.parametrize("low, high, is_mask", [(0.5, 5.0, False), (0.8, 1.3, True)])

@@ -50,6 +50,14 @@ def test_rules_are_held_constant():
     assert torch.allclose(terms.c, -r.token_weight * factor)
 
 
+def test_an_entropy_cap_spares_uncertain_tokens_and_never_turns_the_sign():
+    """A weight scale (1 - cap) with the share 1 / (1 - cap) is -scale (cap - H), 0 for H > cap."""
+    cap, entropy = 1.5, torch.tensor([0.0, 0.5, 1.5, 4.0])
+    w, share = torch.full((4,), 0.1 * (1 - cap)), torch.full((4,), 1 / (1 - cap))
+    effective = w * EntropyScale()(TokenRows(w, entropy, w, entropy_share=share))
+    assert torch.allclose(effective, torch.tensor([-0.15, -0.1, 0.0, 0.0]))
+
+
 def test_polar_tokens_fade_to_one_over_a_run():
     rule = PolarTokens(3.0, 0.5)
     assert rule.annealed(0.0) == rule

@@ -15,7 +15,6 @@ from nsr_fast.objective.sequence import (
     ClipCov,
     GmpoRatio,
     KlCovMarks,
-    PolarQuantiles,
     SequenceRatio,
     SpuriousTokens,
     TopEntropy,
@@ -190,13 +189,3 @@ def test_zero_variance_by_hand():
     made = ZeroVariance(0.1)(rows)["factor"]
     assert torch.allclose(made[0], torch.tensor([0.05, 0.2]))
     assert torch.allclose(made[1], torch.tensor([0.15, 1.0]))
-
-
-def test_polar_quantiles_by_hand():
-    logprob = [torch.arange(-5.0, 0.0), torch.arange(-5.0, 0.0)]
-    rows = Sequences([torch.ones(5), -torch.ones(5)], logprob)
-    made = PolarQuantiles(3.0, 4.0, share=0.25)(rows)["factor"]
-    assert [x.tolist() for x in made] == [[3.0, 3.0, 1, 1, 1], [1.0, 1, 1, 4.0, 4.0]]
-    assert PolarQuantiles(3.0, 4.0).annealed(0.5) == PolarQuantiles(2.0, 2.5)
-    one_sign = Sequences([torch.ones(5)], logprob[:1])
-    assert PolarQuantiles(3.0, 4.0, 0.25)(one_sign)["factor"][0].tolist() == [3.0, 3.0, 1, 1, 1]
