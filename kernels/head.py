@@ -6,6 +6,7 @@ A constructor raises ValueError with name, expected and got; below it nothing is
     TokenRows -> TokenTerms   the form of a token-local loss: kernels/tokens.py
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from nsr_fast.kernels.rows import RowStats, RowTile, resolve_backend, row_pass_,
 from nsr_fast.kernels.tokens import SIDES, TermsFn, TokenRows, TokenTerms
 
 __all__ = ["SIDES", "Head", "TermsFn", "TokenInputs", "TokenRows", "TokenTerms"]
+MaskLogits = Callable[[Tensor | slice, Tensor], None]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SINGLE = torch.finfo(torch.float32)
 
@@ -134,6 +136,8 @@ class TokenInputs:
     target        [T]     int64
     token_weight  [T]     signed; 0 skips the row. It may live on the CPU while hidden does not
     and the side inputs of TokenRows, each [T] or None
+    mask_logits   called with the places of a chunk's rows and its logits tile [C, v], where it may
+                  set logits to -inf: tokens without a probability, and without a gradient
     """
 
     hidden: Tensor
@@ -147,6 +151,7 @@ class TokenInputs:
     factor: Tensor | None = None
     mark: Tensor | None = None
     scale: Tensor | None = None
+    mask_logits: MaskLogits | None = None
 
     def __post_init__(self) -> None:
         check_rows(self.hidden, self.target)
@@ -166,6 +171,8 @@ class TokenInputs:
         check_range(self.target, head.classes, self.token_weight != 0)
         if terms is not None and (not callable(terms) or isinstance(terms, type)):
             raise ValueError(f"surrogate: expected None or a callable, got {terms!r}")
+        if self.mask_logits is not None and (head.softcap is not None or head.shard is not None):
+            raise ValueError("mask_logits: expected None with a softcap or a sharded head")
         for name in getattr(terms, "needs", ()):
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: expected [T], got None; {terms!r} reads it")

@@ -181,8 +181,8 @@ class SpuriousTokens:
 class ZeroVariance:
     """factor 1 - f + f alpha H for w > 0, 1 - f + f alpha (max H of the sequence - H) for w < 0.
 
-    f = entropy_share: 1 in groups of one verdict, 0 elsewhere. An all-wrong rollout is punished most
-    where the policy was sure. alpha is 0.1 in the paper, or in the weights.
+    f = entropy_share: 1 in groups of one verdict, 0 elsewhere. An all-wrong rollout is punished
+    most where the policy was sure. alpha is 0.1 in the paper; 1 where the weights hold it already.
     Source: RL-ZVP, 2509.21880.
     """
 
