@@ -65,7 +65,7 @@ def test_ties_stay_whole_and_the_sampled_token_is_always_kept():
 
 
 def check_sets(keeps, top_k, top_p):
-    """keeps(u) is an engine's: equal to ours on continuous u, contained in ours where u has ties."""
+    """keeps(u) is an engine's: our sets on continuous u, contained in ours where u has ties."""
     u = torch.randn(40, 90, generator=torch.Generator().manual_seed(2)) * 3
     for given in (u, u.round()):
         theirs = keeps(given.clone())
