@@ -3,8 +3,7 @@
 A constructor raises ValueError with name, expected and got; below it nothing is checked again.
     Head         the vocabulary projection and how its logits are read
     TokenInputs  hidden rows and one number a token each: target, weight, side inputs
-    TokenRows -> TokenTerms   a chunk of complete rows -> loss, c = dloss/dlogprob, e =
-                 dloss/dentropy: the form of a token-local loss (nsr_fast/objective/terms.py)
+    TokenRows -> TokenTerms   the form of a token-local loss: kernels/tokens.py
 """
 
 from collections.abc import Callable
@@ -15,7 +14,10 @@ import torch
 from torch import Tensor
 
 from nsr_fast.kernels.rows import RowStats, RowTile, resolve_backend, row_pass_, text
+from nsr_fast.kernels.tokens import SIDES, TermsFn, TokenRows, TokenTerms
 
+__all__ = ["SIDES", "Head", "TermsFn", "TokenInputs", "TokenRows", "TokenTerms"]
+MaskLogits = Callable[[Tensor | slice, Tensor], None]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SINGLE = torch.finfo(torch.float32)
 
@@ -126,9 +128,6 @@ class Head:
         return RowTile(logits, target, self.temperature, self.softcap, backend or self.backend)
 
 
-SIDES = ("old_logprob", "sampler_logprob", "ref_logprob")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenInputs:
     """What the loss reads of each token.
@@ -136,7 +135,9 @@ class TokenInputs:
     hidden        [T, D]  contiguous
     target        [T]     int64
     token_weight  [T]     signed; 0 skips the row. It may live on the CPU while hidden does not
-    old_logprob, sampler_logprob, ref_logprob   [T] or None
+    and the side inputs of TokenRows, each [T] or None
+    mask_logits   called with the places of a chunk's rows and its logits tile [C, v], where it may
+                  set logits to -inf: tokens without a probability, and without a gradient
     """
 
     hidden: Tensor
@@ -145,6 +146,12 @@ class TokenInputs:
     old_logprob: Tensor | None = None
     sampler_logprob: Tensor | None = None
     ref_logprob: Tensor | None = None
+    entropy_share: Tensor | None = None
+    sequence_ratio: Tensor | None = None
+    factor: Tensor | None = None
+    mark: Tensor | None = None
+    scale: Tensor | None = None
+    mask_logits: MaskLogits | None = None
 
     def __post_init__(self) -> None:
         check_rows(self.hidden, self.target)
@@ -164,46 +171,11 @@ class TokenInputs:
         check_range(self.target, head.classes, self.token_weight != 0)
         if terms is not None and (not callable(terms) or isinstance(terms, type)):
             raise ValueError(f"surrogate: expected None or a callable, got {terms!r}")
+        if self.mask_logits is not None and (head.softcap is not None or head.shard is not None):
+            raise ValueError("mask_logits: expected None with a softcap or a sharded head")
         for name in getattr(terms, "needs", ()):
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: expected [T], got None; {terms!r} reads it")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenRows:
-    """One chunk of active rows, all [C] float32; the last three are None when not given."""
-
-    logprob: Tensor
-    entropy: Tensor
-    token_weight: Tensor
-    old_logprob: Tensor | None = None
-    sampler_logprob: Tensor | None = None
-    ref_logprob: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenTerms:
-    """What TermsFn returns, all [C]: loss, c, e (None: zeros), rows whose ratio was clipped."""
-
-    loss: Tensor
-    c: Tensor
-    e: Tensor | None = None
-    is_clipped: Tensor | None = None
-
-    def check(self, token_weight: Tensor) -> None:
-        for name in ("loss", "c", "e"):
-            x = getattr(self, name)
-            if x is None and name == "e":
-                continue
-            is_vector = isinstance(x, Tensor) and x.shape == token_weight.shape
-            if not is_vector or x.dtype != token_weight.dtype:
-                got = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else repr(x)
-                want = f"{list(token_weight.shape)} {token_weight.dtype}"
-                raise ValueError(f"surrogate: expected {name} as {want}, got {got}")
-
-
-# One that reads side inputs may name them in an attribute `needs`, a tuple of names in SIDES.
-TermsFn = Callable[[TokenRows], TokenTerms]
 
 
 def inputs_of(

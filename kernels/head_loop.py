@@ -89,6 +89,8 @@ def policy_rows(
         for chunk in chunks(head, hidden, target.masked_fill(is_bad, 0), active):
             side = [None if x is None else x[chunk.rows].to(head.dtype) for x in sides]
             inputs = [weights[chunk.rows], *side]
+            if tokens.mask_logits is not None:
+                tokens.mask_logits(chunk.rows, chunk.logits)
             part = _one_chunk(head, chunk, inputs, terms, entropy_coef, gradients)
             chunk.write(rows, part, axis=1)
     return rows

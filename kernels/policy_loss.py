@@ -67,6 +67,7 @@ def linear_policy_loss(
     backend: str = "auto",
     chunk_rows: int | None = None,
     accumulate_into_grad: bool = False,
+    **more_sides: Tensor | None,
 ) -> PolicyLoss:
     """Signed, per-token weighted policy loss of a linear head without storing logits.
 
@@ -81,7 +82,8 @@ def linear_policy_loss(
     temperature, softcap  u = softcap * tanh(x / softcap) / temperature
     surrogate             None (REINFORCE) or a callable TokenRows -> TokenTerms, as PolicyGradient,
                           PpoClip and Cispo of nsr_fast/objective/terms.py
-    old_logprob, sampler_logprob, ref_logprob   [T], what the surrogate needs
+    old_logprob, sampler_logprob, ref_logprob   [T], what the surrogate needs, as are the other side
+                          inputs by their names in TokenRows (nsr_fast/kernels/tokens.py)
     entropy_coef          loss -= entropy_coef * entropy of each active row, whatever its weight
     logits_dtype          None: that of hidden; torch.float32: logits kept and read in float32
     tail_mass             0; positive values are refused
@@ -97,6 +99,7 @@ def linear_policy_loss(
         "old_logprob": old_logprob,
         "sampler_logprob": sampler_logprob,
         "ref_logprob": ref_logprob,
+        **more_sides,
     }
     head, tokens = inputs_of(
         hidden,
