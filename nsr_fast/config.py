@@ -16,6 +16,7 @@ from nsr_fast.config_groups import (
     SamplingKeys,
 )
 from nsr_fast.config_guards import check_guard_actions
+from nsr_fast.config_objectives import SETTINGS_OF
 from nsr_fast.config_rules import NEEDS
 from nsr_fast.config_run import EngineKeys, GuardKeys, LimitKeys, MemoryKeys, RunKeys, SaveKeys
 from nsr_fast.errors import InputError
@@ -45,9 +46,11 @@ class Config(BaseModel):
     @classmethod
     def from_flat(cls, values: Mapping[str, object]) -> "Config":
         """From key: value pairs. pydantic's ValidationError for a wrong value; InputError for a key
-        that was given although nothing reads it under the others."""
+        that was given although nothing reads it under the others. What is not given is as the
+        objective is known with it."""
         groups: dict[str, dict] = {name: {} for name in cls.model_fields}
-        for key, value in values.items():
+        known = SETTINGS_OF.get(str(values.get("objective")), {})
+        for key, value in {**known, **values}.items():
             groups[GROUP_OF.get(key, "run")][key] = value
         config = cls(**groups)
         for key, needs in config.unused().items():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from nsr_fast.config_objectives import SETTINGS_OF
 from nsr_fast.config_types import Group, Path
 from nsr_fast.types import LINEARS, AdapterShape, Budget, Sampling
 
@@ -130,8 +131,11 @@ class RoundKeys(Group):
 class ObjectiveKeys(Group):
     """objective/"""
 
-    objective: Literal["psr", "nsr", "w_reinforce", "reinforce"] = Field(
-        "nsr", description="which sign of the reward is trained on, and how strongly"
+    objective: Literal[*SETTINGS_OF] = Field(
+        "nsr", description="how rewards become weights of rollouts: docs/objectives.md"
+    )
+    objective_kwargs: dict[str, Any] | None = Field(
+        None, description='numbers of its weight rule: {"k": 8}'
     )
     psr_weight: float = Field(0.1, ge=0, description="lambda of w_reinforce: weight of a correct")
     minibatches: int = Field(1, ge=1, description="optimizer steps a round (1 = on-policy)")
@@ -141,6 +145,9 @@ class ObjectiveKeys(Group):
         None, gt=0, description="weight tokens by min(policy / sampler, cap); none: off"
     )
     entropy_coef: float = Field(0.0, ge=0, description="entropy bonus on the trained tokens")
+    denominator: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean", description="of a step: its tokens; by response; max_completion_length"
+    )
 
 
 class OptimizerKeys(Group):

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nsr_fast.config_objectives import SIGNS
+
 if TYPE_CHECKING:
     from nsr_fast.config import Config
 
@@ -10,6 +12,10 @@ NEEDS: dict[str, tuple[tuple[str, ...], Callable[["Config"], bool]]] = {
     "template: chat": (("chat_template_kwargs",), lambda c: c.data.template == "chat"),
     "a template other than none": (("system_prompt",), lambda c: c.data.template != "none"),
     "objective: w_reinforce": (("psr_weight",), lambda c: c.objective.objective == "w_reinforce"),
+    "an objective with numbers of its own": (
+        ("objective_kwargs",),
+        lambda c: c.objective.objective not in SIGNS,
+    ),
     "minibatches above 1": (("epsilon", "epsilon_high"), lambda c: c.objective.minibatches > 1),
     "dtype: bfloat16 or auto": (
         ("master_weights", "logits_dtype"),

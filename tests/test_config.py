@@ -19,6 +19,7 @@ ROOM = Path(__file__).parents[1] / "nsr_fast"
 # key: a value of its own, and what makes it read
 NEEDS = {
     "psr_weight": (0.3, {"objective": "w_reinforce"}),
+    "objective_kwargs": ({"k": 2}, {"objective": "pkpo"}),
     "epsilon": (0.3, {"minibatches": 2}),
     "epsilon_high": (0.3, {"minibatches": 2}),
     "extract": ("lenient", {"reward": "math"}),

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from math import isfinite
 
 from nsr_fast.config_groups import ObjectiveKeys
-from nsr_fast.kernels.head import TermsFn
-from nsr_fast.objective.terms import PolicyGradient, PpoClip
-from nsr_fast.objective.weights import weigh_by_sign
+from nsr_fast.config_objectives import SIGNS
+from nsr_fast.errors import InputError
+from nsr_fast.kernels.tokens import TermsFn
+from nsr_fast.objective.denominator import constant, sequence_mean, token_mean
+from nsr_fast.objective.presets import PRESETS
+from nsr_fast.objective.terms import SURROGATES, PolicyGradient
+from nsr_fast.objective.weights import Now, SignWeights, WeightRule
 from nsr_fast.types import Group
 
 
@@ -37,7 +41,8 @@ class Objective:
     * Rows of weight 0 are dropped before minibatches are cut: PSR and NSR take fewer updates on a
       round than W-REINFORCE, and N counts only kept tokens.
     * N: the paper's text averages over each response's tokens, the code over the tokens of a
-      micro-batch weighted by rows. Here N is the number of kept tokens of the whole minibatch.
+      micro-batch weighted by rows. Here N is the number of kept tokens of the whole minibatch;
+      `denominator` names others (objective/denominator.py).
     * Clipping max(-w r, -w clip(r, 0.8, 1.2)) is one-sided: with w < 0 the gradient stops at
       r < 0.8 and grows without limit for r > 1.2. With one update per round r = 1: no clipping.
     * The advantages of a group are never whitened: that would make a constant weight 0.
@@ -48,6 +53,9 @@ class Objective:
     epsilon, epsilon_high     the clip range [1 - epsilon, 1 + epsilon_high]; None: epsilon
     importance_sampling_cap   each token times min(policy / sampler, cap), held constant
     entropy_coef      bonus of each trained token, divided by N as the weight is
+    denominator       token_mean, sequence_mean or constant, which reads max_completion_length
+    rule              writes the weights in place of the two signs: presets.py
+    surrogate         name of the term of several minibatches: terms.py
     Raises ValueError on a sign or a value that is not finite.
     """
 
@@ -58,6 +66,10 @@ class Objective:
     epsilon_high: float | None = None
     importance_sampling_cap: float | None = None
     entropy_coef: float = 0.0
+    denominator: str = "token_mean"
+    max_completion_length: int = 0
+    rule: WeightRule | None = None
+    surrogate: str = "ppo_clip"
 
     def __post_init__(self) -> None:
         if not (isfinite(self.positive_weight) and self.positive_weight >= 0):
@@ -93,29 +105,46 @@ class Objective:
     @property
     def needs(self) -> frozenset[str]:
         """What the step computes before it: "old", the logprobs before the round's first step."""
-        return frozenset({"old"}) if self.minibatches > 1 else frozenset()
+        has_ratio = self.minibatches > 1 and self.surrogate != "policy_gradient"
+        return frozenset({"old"}) if has_ratio else frozenset()
 
-    def weigh(self, groups: Sequence[Group]) -> None:
+    def weigh(self, groups: Sequence[Group], now: Now = Now()) -> None:  # noqa: B008 (frozen)
         """Write every rollout's weight; 0: it never runs through the model."""
-        for group in groups:
-            weigh_by_sign(group, correct=self.positive_weight, wrong=self.negative_weight)
+        rule = self.rule or SignWeights(self.positive_weight, self.negative_weight)
+        rule(groups, now)
 
-    def denominator(self, num_rows: int) -> float:
-        """N of a minibatch with `num_rows` trained tokens: their mean."""
-        return num_rows
+    def scales(self, lengths: Sequence[int]) -> list[float]:
+        """What a token of each response counts, by the trained tokens of all of a minibatch."""
+        if self.denominator == "constant":
+            return constant(lengths, self.max_completion_length)
+        return {"token_mean": token_mean, "sequence_mean": sequence_mean}[self.denominator](lengths)
 
     @property
     def terms(self) -> TermsFn | None:
-        """TokenRows -> TokenTerms; None: -w logprob, which the fused row pass computes itself."""
-        cap = self.importance_sampling_cap
+        """TokenRows -> TokenTerms; None: -w logprob, which the fused row pass computes itself. The
+        entropy bonus is here where responses count differently: it reads TokenRows.scale."""
+        numbers: dict[str, float | None] = {"sampler_cap": self.importance_sampling_cap}
+        if self.denominator != "token_mean":
+            numbers["entropy_coef"] = self.entropy_coef
         if "old" in self.needs:
-            return PpoClip(self.epsilon, self.epsilon_high, sampler_cap=cap)
-        return None if cap is None else PolicyGradient(sampler_cap=cap)
+            numbers |= {"epsilon": self.epsilon, "epsilon_high": self.epsilon_high}
+            return SURROGATES[self.surrogate](**numbers)
+        return PolicyGradient(**numbers) if any(numbers.values()) else None
 
 
-def objective_of(keys: ObjectiveKeys) -> Objective:
-    """The preset that the settings name, with their numbers."""
-    numbers = keys.model_dump(exclude={"objective", "psr_weight"})
-    if keys.objective == "w_reinforce":
-        return Objective.w_reinforce(keys.psr_weight, **numbers)
-    return getattr(Objective, keys.objective)(**numbers)
+def objective_of(keys: ObjectiveKeys, max_completion_length: int = 0) -> Objective:
+    """The preset that the settings name, with their numbers. Raises InputError for one that its
+    weight rule does not have."""
+    name, given = keys.objective, keys.objective_kwargs or {}
+    numbers = keys.model_dump(exclude={"objective", "objective_kwargs", "psr_weight"})
+    numbers["max_completion_length"] = max_completion_length
+    if name in SIGNS:
+        weight = [keys.psr_weight] if name == "w_reinforce" else []
+        return getattr(Objective, name)(*weight, **numbers)
+    preset = PRESETS[name]
+    try:
+        rule = preset.weights(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"objective_kwargs: {name}: {error}; got {given}") from None
+    surrogate = preset.surrogate or "policy_gradient"
+    return Objective(0.0, 0.0, rule=rule, surrogate=surrogate, **numbers)

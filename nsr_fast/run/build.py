@@ -33,6 +33,7 @@ from nsr_fast.model.load import (
     vocabulary,
 )
 from nsr_fast.model.source import ModelSource, check_quantizable, find_source
+from nsr_fast.objective import objective_of
 from nsr_fast.reward import load_reward
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.trial import trial_calls
@@ -75,6 +76,7 @@ def prepare(config: Config, *, is_resumed: bool = False) -> Inputs:
     """
     check_output_dir(config, is_resumed=is_resumed)
     _check_save_best(config)
+    objective_of(config.objective, config.sampling.max_completion_length)  # its numbers
     keys = config.data
     rows = _rows(config, keys.data, "data")
     eval_data = config.eval.eval_data

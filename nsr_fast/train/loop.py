@@ -74,7 +74,7 @@ def build_learner(config: Config, inputs: Inputs, stop: Stop | None = None) -> L
         policy=actor.policy,
         engine=actor.engine,
         reward=inputs.reward,
-        objective=objective_of(config.objective),
+        objective=objective_of(config.objective, config.sampling.max_completion_length),
         optimizer=PolicyOptimizer(
             actor.policy.named_parameters(),
             config.optimizer,

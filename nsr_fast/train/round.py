@@ -12,6 +12,7 @@ from nsr_fast.memory.plan import MemoryPlan
 from nsr_fast.model.batch import minibatches_of
 from nsr_fast.model.load import Policy, logits_dtype
 from nsr_fast.objective import Objective
+from nsr_fast.objective.weights import Now
 from nsr_fast.reward.reward import Reward
 from nsr_fast.reward.round_log import TrainerState
 from nsr_fast.rollout.collect import collect
@@ -111,7 +112,8 @@ def _round(learner: Learner, round_index: int, prompts: Sequence[Prompt]) -> Rou
     numbers, found = rollout_metrics(groups), scoring.log
     findings = learner.judged.findings(groups, config, round_index, found.notes)
     is_trained = guards.after_sampling(findings, numbers, groups)
-    update = _update(learner, groups) if is_trained else None
+    now = Now(round_index, config.run.max_rounds)
+    update = _update(learner, groups, now) if is_trained else None
     clock.end("train")
     memory |= engine.regain_memory()
     failure = _synced(engine, update) if update else None
@@ -153,11 +155,11 @@ def _synced(engine: Engine, update: UpdateMetrics) -> Exception | None:
     return update.failure
 
 
-def _update(learner: Learner, groups: Sequence[Group]) -> UpdateMetrics | None:
+def _update(learner: Learner, groups: Sequence[Group], now: Now) -> UpdateMetrics | None:
     """The round's optimizer steps on the rollouts with a weight; None where no rollout has one."""
     objective = learner.guards.objective(learner.objective)
-    objective.weigh(groups)
-    rollouts = [r for group in groups for r in group.rollouts if r.weight != 0]
+    objective.weigh(groups, now)
+    rollouts = [r for group in groups for r in group.rollouts if r.is_trained]
     if not rollouts:
         return None
     config, policy = learner.config, learner.policy

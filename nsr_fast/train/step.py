@@ -1,6 +1,7 @@
 """The round's update: weighted rollouts in, new weights out.
 
-    loss = -(1/N) sum_t w_t f(ratio_t)      N = the objective's denominator of the whole minibatch
+    loss = -sum_t s_t w_t f(ratio_t)    s_t = 1 / (tokens of the whole minibatch), or what else the
+                                        objective's denominator gives the response of t
 
 so the gradient does not depend on how a minibatch is split into micro-batches. Rollouts of weight 0
 are not here at all. With one minibatch the update is on-policy and the ratio is 1; with more, the
@@ -172,17 +173,25 @@ def _gradient_pass(
     places: Places,
 ) -> Callable[[MicroBatch], PolicyLoss]:
     """The pass that adds its share of the minibatch's gradient, however the minibatch is packed."""
-    denominator = objective.denominator(sum(batch.target.numel() for batch in minibatch))
-    entropy_coef = objective.entropy_coef / denominator
+    rollouts = [rollout for batch in minibatch for rollout in batch.rollouts]
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    is_mean, total = objective.denominator == "token_mean", sum(lengths)
+    scales = dict(zip(map(id, rollouts), objective.scales(lengths), strict=True))
+    entropy_coef = objective.entropy_coef / total if is_mean else 0.0  # else in the terms
     options = PassOptions(entropy_coef=entropy_coef, accumulate_into_grad=True)
 
     def one_pass(batch: MicroBatch) -> PolicyLoss:
         with places.activations.of(policy) if places.activations else nullcontext():
             hidden = hidden_states(policy, batch)
+        weight, scale = batch.token_weight / total, None
+        if not is_mean:
+            scale = _of_responses(scales, batch)
+            weight, scale = batch.token_weight * scale, scale.to(batch.target.device)
         tokens = TokenInputs(
             hidden,
             batch.target,
-            batch.token_weight / denominator,
+            weight,
+            scale=scale,
             old_logprob=None if old is None else _of_batch(old, batch),
             sampler_logprob=batch.sampler_logprob,
         )
@@ -201,6 +210,13 @@ def _by_rollout(batches: Sequence[MicroBatch], logprobs: Sequence[Tensor]) -> di
         parts = logprob.split([len(rollout.token_ids) for rollout in batch.rollouts])
         found |= {id(rollout): part for rollout, part in zip(batch.rollouts, parts)}
     return found
+
+
+def _of_responses(scales: Mapping[int, float], batch: MicroBatch) -> Tensor:
+    """[R] on the CPU, as token_weight."""
+    counts = torch.tensor([len(rollout.token_ids) for rollout in batch.rollouts])
+    values = torch.tensor([scales[id(rollout)] for rollout in batch.rollouts])
+    return values.repeat_interleave(counts)
 
 
 def _of_batch(by_rollout: Mapping[int, Tensor], batch: MicroBatch) -> Tensor:
