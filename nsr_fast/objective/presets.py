@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
-from nsr_fast.objective import negatives, weights
+import nsr_fast.objective.negatives as negatives
+import nsr_fast.objective.weights as weights
 from nsr_fast.objective.group_relative import (
     AsymRE,
     BatchNormalized,
