@@ -55,6 +55,7 @@ def test_ngrpo_learns_from_all_wrong_groups():
 def test_soft_overlong_penalty_grows_over_the_buffer(length, penalty):
     assert SoftOverlong(10, 4).penalty(length) == penalty
     assert SoftOverlong(10, 4, factor=0.5).penalty(length) == penalty / 2
+    assert SoftOverlong(10, 10).penalty(length) == -min(length, 10) / 10
 
 
 def test_dapo_lowers_long_rewards_before_the_statistics():

@@ -98,6 +98,12 @@ def test_lens_bounds_the_difficulty_by_twice_the_largest_confidence():
     assert Lens().calibrated(rare) == pytest.approx([1.0, *[-1.0 / 3] * 2])
 
 
+def test_lens_charges_nothing_for_what_could_not_be_expected():
+    impossible = [rollout(False, logprob=-1e5), rollout(False, logprob=HALF)]
+    assert Lens().calibrated(impossible) == [0.0, -0.5]
+    assert Lens().calibrated(impossible[:1]) == [0.0]
+
+
 def test_lens_learns_from_all_wrong_groups_by_confidence_alone():
     """q = 1/2, 1/4: D = 1, rewards -1/2 and -1/6, mean -1/3; a quarter of the distance."""
     judged = group(rollout(False, logprob=HALF), rollout(False, logprob=QUARTER))
