@@ -151,6 +151,11 @@ def test_kl_cov_marks_the_largest_covariances():
     assert int(torch.cat(KlCovMarks()(rows)["mark"]).sum()) == 1
     silent = Sequences([x * 0 for x in rows.weight], rows.logprob)
     assert int(torch.cat(KlCovMarks()(silent)["mark"]).sum()) == 0
+    partly = Sequences(
+        [torch.tensor([-1.0, -1, -1, 1, 0])], [torch.tensor([-2.0, -2.0, -2.0, -2.5, 0.0])]
+    )
+    mark = KlCovMarks()(partly)["mark"][0]  # the last has the largest product and no weight
+    assert int(mark.sum()) == int(mark[:3].sum()) == 1
 
 
 def test_top_entropy_keeps_a_share_of_the_minibatch():
