@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import nsr_fast.objective.negatives as negatives
 import nsr_fast.objective.weights as weights
+from nsr_fast.config_objectives import SETTINGS_OF
 from nsr_fast.objective.group_relative import (
     AsymRE,
     BatchNormalized,
@@ -272,7 +273,8 @@ def markdown() -> str:
         settings = ", ".join(f"{key}: {_text(value)}" for key, value in preset.defaults.items())
         term = f"`{preset.surrogate}`" if preset.surrogate else "-w logprob"
         term += f" after `{preset.preparation[0]}`" if preset.preparation else ""
-        cells = (f"`{name}`", preset.formula, term, settings, preset.source, preset.when)
+        later = "" if name in SETTINGS_OF else " (not yet in a run)"
+        cells = (f"`{name}`{later}", preset.formula, term, settings, preset.source, preset.when)
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
