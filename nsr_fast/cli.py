@@ -94,6 +94,17 @@ def _resume(words: list[str]) -> None:
         raise InputError(f"resume: {folder}: expected the directory of a run, with its config.yaml")
     keys = {"output_dir": str(folder), "resume_from_checkpoint": "true"}
     overrides = parse_overrides(words[1:])
+    if "overwrite" in overrides:
+        raise InputError("resume: --overwrite: a resumed run goes on where it is; remove it")
+    if "output_dir" in overrides and "resume_from_checkpoint" not in overrides:
+        raise InputError(
+            f"resume: --output_dir: a resumed run stays in {folder}; for another that begins with "
+            f"its checkpoint, add --resume_from_checkpoint {folder}/checkpoints/last"
+        )
+    from nsr_fast.run.resume import has_checkpoints, nothing_to_resume
+
+    if "resume_from_checkpoint" not in overrides and not has_checkpoints(folder):
+        raise InputError(nothing_to_resume(folder))
     _run(load_config(str(folder / "config.yaml"), keys | overrides))
 
 

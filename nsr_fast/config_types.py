@@ -41,7 +41,7 @@ def _seconds(value: object) -> object:
         raise ValueError("seconds, 90m, 1.5h, 1:30:00 or 1-12:00:00") from None
 
 
-Seconds = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
+Seconds = Annotated[float, Field(gt=0, le=1e8), BeforeValidator(_seconds)]
 
 
 class Group(BaseModel):

@@ -34,6 +34,11 @@ class Checkpoints:
         """Those with a manifest, ascending."""
         return [n for n in self._numbers() if (self.path(n) / MANIFEST).is_file()]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no round, not even a damaged one."""
+        return not self._numbers()
+
     def newest_whole(self) -> tuple[int | None, list[str]]:
         """The newest undamaged round that can be resumed, and a line for what was passed over."""
         passed = [f"{path}: a leftover, not used" for path in self._leftovers()]
@@ -63,7 +68,10 @@ class Checkpoints:
         new = self.folder / (name + UNFINISHED)
         new.unlink(missing_ok=True)
         new.symlink_to(f"round-{round_index}")
-        os.replace(new, self.folder / name)
+        link = self.folder / name
+        if link.is_dir() and not link.is_symlink():  # a tool that copied what it pointed at
+            shutil.rmtree(link)
+        os.replace(new, link)
         sync_folder(self.folder)
 
     def best(self) -> int | None:

@@ -14,7 +14,6 @@ import yaml
 
 from nsr_fast.config import Config
 from nsr_fast.errors import InputError
-from nsr_fast.run.lock import check_unlocked
 from nsr_fast.types import Group, Rollout
 
 _FILES = ("config.yaml", "environment.json", "metrics.jsonl", "eval.jsonl", "report.html")
@@ -26,14 +25,13 @@ _OF_THIS_START = ("overwrite", "resume_from_checkpoint", "dry_run")
 
 def check_output_dir(config: Config, *, is_resumed: bool = False) -> None:
     """Raise InputError when output_dir holds a run and neither `overwrite` nor a resume is asked
-    for, when another process trains there, or when an input would be moved. Changes nothing."""
+    for, or when an input would be moved. Changes nothing."""
     keys, folder = config.run, Path(config.run.output_dir)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir():
         raise InputError(f"output_dir: {parent} is a file; expected a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"output_dir: cannot write in {parent}; choose another directory")
-    check_unlocked(folder)
     held = held_items(folder)
     if not held or is_resumed:
         return
@@ -169,7 +167,8 @@ class RunDirectory:
         held = held_items(self.path)
         if not held:
             return []
-        aside = _free_name(self.path.with_name(self.path.name + ".old"))
+        place = self.path.resolve()  # of a link or ".", the folder itself
+        aside = _free_name(place.with_name(place.name + ".old"))
         aside.mkdir()
         for name in held:
             os.replace(self.path / name, aside / name)
@@ -195,11 +194,14 @@ class RunDirectory:
         for path in later:
             (aside / path.parent.name).mkdir(exist_ok=True)
             os.replace(path, aside / path.parent.name / path.name)
-        return [f"what was written after round {round_index} is in {aside}"]
+        return [f"what was written after round {round_index}, or is broken, is in {aside}"]
 
     def _changed_versions(self, environment: Mapping) -> list[str]:
         path = self.path / "environment.json"
-        before = json.loads(path.read_text()).get("packages", {}) if path.exists() else {}
+        try:
+            before = dict(json.loads(path.read_text())["packages"])
+        except (OSError, ValueError, KeyError, TypeError):  # it serves this note alone
+            return []
         now = environment["packages"]
         changed = [f"{n} {before[n]} -> {now.get(n)}" for n in before if before[n] != now.get(n)]
         if not changed:
@@ -208,18 +210,16 @@ class RunDirectory:
 
 
 def _rounds_up_to(path: Path, round_index: int) -> tuple[bytes, bytes]:
-    """(the lines up to the round, all from the first later or broken one on)."""
+    """(the lines up to the round, the later and the broken ones)."""
     content = path.read_bytes() if path.exists() else b""
-    end = 0
+    kept, rest = [], []
     for line in content.splitlines(keepends=True):
         try:
             is_kept = line.endswith(b"\n") and json.loads(line)["round"] <= round_index
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             is_kept = False
-        if not is_kept:
-            break
-        end += len(line)
-    return content[:end], content[end:]
+        (kept if is_kept else rest).append(line)
+    return b"".join(kept), b"".join(rest)
 
 
 def _round_of(path: Path) -> int:

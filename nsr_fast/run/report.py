@@ -179,7 +179,8 @@ def _pass_at_k_table(shown: list[dict]) -> str:
 
 def _is_comparable(first: Mapping, last: Mapping) -> bool:
     a, b = first.get("num_correct"), last.get("num_correct")
-    return bool(a and b) and len(a) == len(b) and first["num_samples"] == last["num_samples"]
+    is_same = first.get("measured") == last.get("measured")
+    return bool(a and b) and is_same and first["num_samples"] == last["num_samples"]
 
 
 def _with_interval(evaluation: Mapping, i: int) -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from nsr_fast.config import FIELDS, Config
 from nsr_fast.config_groups import EvalKeys
@@ -12,7 +13,6 @@ from nsr_fast.config_run import GuardKeys, LimitKeys, MemoryKeys, RunKeys, SaveK
 from nsr_fast.errors import InputError
 from nsr_fast.run.checkpoint import damage, load_trainer_state
 from nsr_fast.run.checkpoints import Checkpoints
-from nsr_fast.run.directory import held_items
 from nsr_fast.types import Prompt
 
 _GROUPS = (SaveKeys, EvalKeys, GuardKeys, LimitKeys, MemoryKeys, RunKeys)
@@ -43,27 +43,33 @@ class Start:
 def find_start(config: Config) -> Start | None:
     """The checkpoint that resume_from_checkpoint means; None: begin anew.
 
-    true means the newest whole one of output_dir; a directory without a run begins one, so that
-    the same command can be queued again and again. Raises InputError; changes nothing.
+    true means the newest whole one of output_dir; where none was ever written a run begins, so
+    that the same command can be queued again and again. Raises InputError; changes nothing.
     """
     wanted, run = config.run.resume_from_checkpoint, Path(config.run.output_dir)
     if wanted is False:
         return None
     if wanted is True:
-        if not held_items(run):
+        if not has_checkpoints(run):
             return None
         checkpoints = Checkpoints(run / "checkpoints")
         newest, notes = checkpoints.newest_whole()
-        if newest is None and config.run.overwrite:
-            return None
         if newest is None:
-            raise InputError(_nothing_to_resume(run, notes))
+            raise InputError(nothing_to_resume(run, notes))
         folder = checkpoints.path(newest)
     else:
         folder, notes = Path(wanted), []
         if reason := damage(folder):
-            raise InputError(f"resume_from_checkpoint: {folder}: {reason}")
+            raise InputError(
+                f"resume_from_checkpoint: {folder}: expected a whole checkpoint of a run, "
+                f"RUN_DIR/checkpoints/round-N, but {reason}"
+            )
     state = load_trainer_state(folder)
+    if not isinstance(state, dict) or not {"round", "settings", "prompts"} <= state.keys():
+        raise InputError(
+            f"resume_from_checkpoint: {folder}: its trainer_state.pt is of another version of "
+            "nsr_fast; go on with that one, or train from the checkpoint with --model"
+        )
     check_settings(config, state)
     folder = folder.resolve() if folder.is_symlink() else folder
     is_here = folder.resolve().parent == (run / "checkpoints").resolve()
@@ -109,9 +115,16 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     return f"{len(prompts)} prompts, sha256 {digest.hexdigest()[:16]}"
 
 
-def _nothing_to_resume(run: Path, notes: Sequence[str]) -> str:
+def has_checkpoints(run: Path) -> bool:
+    """Whether one was ever written; a half one that was never renamed is none."""
+    return not Checkpoints(run / "checkpoints").is_empty
+
+
+def nothing_to_resume(run: Path, notes: Sequence[str] = ()) -> str:
+    """The words for a run without a whole checkpoint."""
     why = f" ({'; '.join(notes)})" if notes else ""
+    again = f"--config {quote(str(run / 'config.yaml'))} --output_dir {quote(str(run))}"
     return (
         f"resume_from_checkpoint: {run} holds a run without a whole checkpoint{why}; begin it "
-        f"again: nsr-fast train --config {run / 'config.yaml'} --overwrite true"
+        f"again: nsr-fast train {again} --overwrite true"
     )

@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from shlex import quote
 
 from nsr_fast.data import prompts_of_round
 from nsr_fast.errors import GuardStop, InputError
@@ -15,6 +16,7 @@ from nsr_fast.run.checkpoints import Checkpoints
 from nsr_fast.run.directory import RunDirectory
 from nsr_fast.run.progress import Progress, clock
 from nsr_fast.run.report import write_report
+from nsr_fast.run.resume import prompts_digest
 from nsr_fast.train.round import Learner, RoundResult, run_round
 from nsr_fast.train.state import trainer_state
 from nsr_fast.types import Prompt
@@ -57,8 +59,8 @@ class Course:
     def _rounds(self) -> None:
         learner, stop, config = self.learner, self.learner.stop, self.learner.config
         last = config.run.max_rounds
-        if self._wants_evaluation(self.done) and self.done not in self.evaluations:
-            self._evaluate()
+        if self._wants_evaluation(self.done):
+            self._evaluate_at_start()
         self._link()
         for n in range(self.done + 1, last + 1):
             self.progress.status(f"round {n}")
@@ -74,10 +76,19 @@ class Course:
                 self.save()
             if n < last:
                 stop.round_done(result.metrics["round_time"])
-        for line in summary_lines(config.objective.objective, *self._first_and_last()):
+        for line in self._summary():
             self.progress.say(line)
         took = clock(time.monotonic() - self._started)
         self.progress.say(f"report {write_report(self.run.path)}   run time {took}")
+
+    def _evaluate_at_start(self) -> None:
+        """Of the start weights, or where a stop came before it; or before the guards saw it."""
+        record, guards = self.evaluations.get(self.done), self.learner.guards
+        if record is None:
+            self._evaluate()
+        elif guards.evaluated != self.done:
+            for note in guards.after_evaluation(record):
+                self.progress.say(f"after round {self.done}: {note}")
 
     def save(self) -> None:
         """The last whole round as a checkpoint; requests to stop wait for it."""
@@ -128,7 +139,7 @@ class Course:
         after = f" ({lost} of {self.done} rounds are lost)" if lost else ""
         if self.learner.config.save.save_only_weights:
             return f"weights after round {kept}{after}: {self._checkpoints.path(kept)}"
-        return f"go on after round {kept}{after}: nsr-fast resume {self.run.path}"
+        return f"go on after round {kept}{after}: nsr-fast resume {quote(str(self.run.path))}"
 
     def _wants_evaluation(self, n: int) -> bool:
         keys = self.learner.config
@@ -148,7 +159,12 @@ class Course:
         name = self.learner.config.save.save_best
         if name is None:
             return None
-        values = {n: _pass_at_k(r, name) for n, r in self.evaluations.items() if n > 0}
+        measured = self._measured()
+        values = {
+            n: _pass_at_k(record, name)
+            for n, record in self.evaluations.items()
+            if n > 0 and record.get("measured") == measured
+        }
         return max(values, key=values.get, default=None)
 
     def _batch(self, n: int) -> list[Prompt]:
@@ -193,7 +209,7 @@ class Course:
                 f"evaluating after round {n}: {done}/{total} problems"
             ),
         )
-        record = evaluation.record(n)
+        record = evaluation.record(n) | {"measured": self._measured()}
         learner.stop.hold()  # in the log, but not seen by the guards: it would not be done again
         self.run.log_evaluation(record)
         self.evaluations[n] = record
@@ -205,9 +221,20 @@ class Course:
             self.progress.say(f"after round {n}: {note}")
         learner.stop.release()
 
-    def _first_and_last(self) -> list[Evaluation | None]:
+    def _measured(self) -> str:
+        """What an evaluation is of: the same problems and sampling can be compared."""
+        config = self.learner.config
+        sampling = config.eval.sampling(config.sampling.max_completion_length)
+        return f"{prompts_digest(self.inputs.eval_prompts)}, {sampling}"
+
+    def _summary(self) -> list[str]:
         records = [self.evaluations.get(n) for n in (0, self.done)]
-        return [record and Evaluation.of_record(record) for record in records]
+        if None in records:
+            return []
+        if records[0].get("measured") != records[1].get("measured"):
+            return ["no comparison: the first evaluation was of other problems or another sampling"]
+        name = self.learner.config.objective.objective
+        return summary_lines(name, *map(Evaluation.of_record, records))
 
 
 def _pass_at_k(record: dict, name: str) -> float:

@@ -46,6 +46,7 @@ class Guards(StepGuard):
         self._psr_weight: float | None = None  # None: never raised
         self._best: dict | None = None  # evaluation: round, num_samples, num_correct
         self._met_after: list[str] = []  # the round before, by its evaluation
+        self.evaluated: int | None = None  # the round whose evaluation was seen last
         self._round = 0
         self._notes: list[str] = []
         self._met: list[str] = []
@@ -58,6 +59,7 @@ class Guards(StepGuard):
             "psr_weight": self._psr_weight,
             "best": self._best,
             "met_after": list(self._met_after),
+            "evaluated": self.evaluated,
             "evaluated_by": self._evaluated_by(),
         }
 
@@ -68,6 +70,7 @@ class Guards(StepGuard):
         self._psr_weight = state["psr_weight"]
         self._best = state["best"] if state["evaluated_by"] == self._evaluated_by() else None
         self._met_after = list(state["met_after"])
+        self.evaluated = state["evaluated"]
 
     def begin(self, round_index: int) -> None:
         """Of a round."""
@@ -131,7 +134,7 @@ class Guards(StepGuard):
 
         record    of eval.jsonl, on the same problems in the same order every time
         """
-        limit = self._config.limits.max_pass_at_1_drop
+        limit, self.evaluated = self._config.limits.max_pass_at_1_drop, record["round"]
         mine = {name: record[name] for name in ("round", "num_samples", "num_correct")}
         if not _is_pair(self._best, mine) or sum(mine["num_correct"]) > sum(
             self._best["num_correct"]

@@ -14,7 +14,7 @@ from nsr_fast.rollout.engine import resolve_engine
 from nsr_fast.run.build import Inputs, build_actor, prepare
 from nsr_fast.run.checkpoints import Checkpoints
 from nsr_fast.run.directory import RunDirectory
-from nsr_fast.run.lock import RunLock
+from nsr_fast.run.lock import RunLock, check_unlocked
 from nsr_fast.run.progress import Progress
 from nsr_fast.run.resume import Start, check_prompts, find_start
 from nsr_fast.train.course import Course
@@ -34,20 +34,24 @@ def train(config: Config, stop: Stop | None = None) -> Path:
     if stop is None:
         with Stop(config.run.max_time) as own:
             return train(config, own)
-    folder, start = Path(config.run.output_dir), find_start(config)
-    # what a run goes on from is its model, tokenizer and all
-    built = start.model_config(config) if start else config
-    inputs = prepare(built, is_resumed=bool(start and start.is_here))
-    if start:
-        check_prompts(inputs.prompts, start.state)
+    folder = Path(config.run.output_dir)
     if config.run.dry_run:
-        _print_dry_run(config, inputs)
+        check_unlocked(folder)
+        _print_dry_run(config, _inputs(config, find_start(config)))
         return folder
-    with RunLock(folder), Progress(config.run.max_rounds) as progress:
+    with RunLock(folder):  # before it is looked where the run stands
+        start = find_start(config)
+        _run(config, start, _inputs(config, start), stop)
+    return folder
+
+
+def _run(config: Config, start: Start | None, inputs: Inputs, stop: Stop) -> None:
+    with Progress(config.run.max_rounds) as progress:
         for line in (*inputs.warnings, *inputs.opening, *plan_lines(inputs.plan)):
             progress.say(line)
         if inputs.plan.setup.device == "cpu":
             give_back_freed_memory()
+        built = start.model_config(config) if start else config
         engine = resolve_engine(config.engine.engine)
         progress.say(f"model {built.model.model}: loading, starting {engine} ...")
         learner = build_learner(built, inputs, stop)
@@ -61,7 +65,16 @@ def train(config: Config, stop: Stop | None = None) -> Path:
             _course(config, learner, inputs, run, progress, start).go()
         finally:
             learner.engine.close()
-    return folder
+
+
+def _inputs(config: Config, start: Start | None) -> Inputs:
+    """What a run goes on from is its model, tokenizer and all."""
+    if start is None:
+        is_resumed = config.run.resume_from_checkpoint is True  # nothing there to go on from
+        return prepare(config, is_resumed=is_resumed)
+    inputs = prepare(start.model_config(config), is_resumed=start.is_here)
+    check_prompts(inputs.prompts, start.state)
+    return inputs
 
 
 def build_learner(config: Config, inputs: Inputs, stop: Stop | None = None) -> Learner:

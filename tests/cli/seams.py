@@ -20,3 +20,4 @@ PUT_IN_PLACE = "nsr_fast.run.checkpoint._put_in_place"
 LINK = "nsr_fast.run.checkpoints.Checkpoints.link"
 PRUNE = "nsr_fast.run.checkpoints.Checkpoints.prune"
 LOG_ROUND = "nsr_fast.run.directory.RunDirectory.log_round"
+GUARDS = "nsr_fast.train.guards.Guards"  # what they remember: state, restore

@@ -185,7 +185,9 @@ def test_run_without_a_checkpoint_says_how_to_begin_again(stopped):
     shutil.rmtree(stopped / "run" / "checkpoints")
     refused = resumed(stopped, max_rounds=6)
     assert refused.code == 2
-    command = f"nsr-fast train --config {stopped / 'run' / 'config.yaml'} --overwrite true"
+    folder = stopped / "run"
+    keys = f"--config {folder / 'config.yaml'} --output_dir {folder} --overwrite true"
+    command = f"nsr-fast train {keys}"
     assert "holds a run without a whole checkpoint" in refused.err and command in refused.err
 
 
@@ -214,3 +216,63 @@ def test_best_and_last_are_links_of_the_resumed_run(policy, tmp_path):
     best = max(values, key=values.get)
     for name, number in (("last", 3), ("best", best)):
         assert (second.folder / "checkpoints" / name).resolve().name == f"round-{number}"
+
+
+def test_another_directory_needs_the_checkpoint_it_begins_with(stopped):
+    refused = resumed(stopped, output_dir=stopped / "new", max_rounds=6)
+    assert refused.code == 2 and "a resumed run stays in" in refused.err
+    assert resumed(stopped, overwrite="true").code == 2 and not (stopped / "new").exists()
+
+
+def test_queued_run_that_never_saved_begins_again(policy, tmp_path):
+    completed(run(tmp_path, policy, max_rounds=1))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = completed(run(tmp_path, policy, max_rounds=2, resume_from_checkpoint="true"))
+    assert [m["round"] for m in again.metrics] == [1, 2]
+    assert (tmp_path / "run.old-1" / "metrics.jsonl").is_file()
+
+
+CHANGED = {"eval_num_samples": 8, "eval_num_prompts": 2}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_other_evaluations_are_not_compared(policy, tmp_path, key):
+    """Not in the table, not by save_best, and none of them ends the run."""
+    best = {"save_best": "pass_at_1", "save_rounds": 1, "eval_rounds": 1}
+    completed(run(tmp_path, policy, max_rounds=2, **best))
+    second = completed(resumed(tmp_path, max_rounds=3, **{key: CHANGED[key]}))
+    assert "no comparison: the first evaluation was of other problems" in second.out
+    assert "paired difference" not in second.out
+    assert (second.folder / "checkpoints" / "best").resolve().name == "round-3"
+    assert "paired problem by problem" not in (second.folder / "report.html").read_text()
+
+
+def test_broken_lines_are_set_aside_and_good_ones_kept(stopped):
+    path = stopped / "run" / "metrics.jsonl"
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, "null", '{"round": 2, "rew', second, third, ""]))
+    (stopped / "run" / "environment.json").write_text("[]")
+    again = completed(resumed(stopped, max_rounds=4))
+    assert [m["round"] for m in again.metrics] == [1, 2, 3, 4]
+    (aside,) = (stopped / "run" / "set_aside").glob("*/metrics.jsonl")
+    assert aside.read_text() == 'null\n{"round": 2, "rew\n'
+
+
+def test_last_may_be_a_copy_and_the_directory_a_link(stopped):
+    last = stopped / "run" / "checkpoints" / "last"
+    last.unlink()
+    shutil.copytree(stopped / "run" / "checkpoints" / "round-3", last)
+    (stopped / "link").symlink_to(stopped / "run")
+    second = completed(resumed(stopped, "resume", str(stopped / "link"), max_rounds=4))
+    assert last.is_symlink() and last.resolve().name == "round-4"
+    third = resumed(stopped, "train", config=stopped / "run" / "config.yaml", overwrite="true",
+                    output_dir=stopped / "link", max_rounds=1)  # fmt: skip
+    assert third.code == 0 and second.code == 0, third.err
+    assert (stopped / "run.old-1" / "checkpoints" / "round-4").is_dir()
+
+
+def test_what_is_no_checkpoint_is_named(stopped, policy):
+    for path in (policy, stopped / "run", stopped / "gone"):
+        refused = resumed(stopped, max_rounds=6, resume_from_checkpoint=path)
+        (line,) = refused.err.splitlines()
+        assert refused.code == 2 and f"{path}: expected a whole checkpoint of a run" in line
