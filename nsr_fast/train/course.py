@@ -82,13 +82,18 @@ class Course:
         self.progress.say(f"report {write_report(self.run.path)}   run time {took}")
 
     def _evaluate_at_start(self) -> None:
-        """Of the start weights, or where a stop came before it; or before the guards saw it."""
+        """Of the start weights; or where a stop came before it, or before the guards saw it: the
+        checkpoint is then written again, with what they know now."""
         record, guards = self.evaluations.get(self.done), self.learner.guards
         if record is None:
             self._evaluate()
         elif guards.evaluated != self.done:
             for note in guards.after_evaluation(record):
                 self.progress.say(f"after round {self.done}: {note}")
+        else:
+            return
+        if self.done:
+            self.save()
 
     def save(self) -> None:
         """The last whole round as a checkpoint; requests to stop wait for it."""

@@ -175,6 +175,8 @@ def _run(words: list[str], folder: str, name: str, faults: tuple[Fault, ...]) ->
         os.dup2(os.open(f"{folder}/{name}.{stream}", os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):  # ignored where nohup runs tests
+        signal.signal(number, signal.SIG_DFL)
     for fault in faults:
         places.install(fault, Path(folder))
     from nsr_fast.cli import main
