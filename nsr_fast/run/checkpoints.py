@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Set
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Checkpoints:
         new.symlink_to(f"round-{round_index}")
         link = self.folder / name
         if link.is_dir() and not link.is_symlink():  # a tool that copied what it pointed at
-            shutil.rmtree(link)
+            os.replace(link, link.with_name(f"{name}.copy-{time.time_ns()}"))
         os.replace(new, link)
         sync_folder(self.folder)
 

@@ -265,6 +265,8 @@ def test_last_may_be_a_copy_and_the_directory_a_link(stopped):
     (stopped / "link").symlink_to(stopped / "run")
     second = completed(resumed(stopped, "resume", str(stopped / "link"), max_rounds=4))
     assert last.is_symlink() and last.resolve().name == "round-4"
+    (kept,) = last.parent.glob("last.copy-*")
+    assert (kept / "manifest.json").is_file()
     third = resumed(stopped, "train", config=stopped / "run" / "config.yaml", overwrite="true",
                     output_dir=stopped / "link", max_rounds=1)  # fmt: skip
     assert third.code == 0 and second.code == 0, third.err
